@@ -1,0 +1,42 @@
+using Diptych.Core;
+
+namespace Diptych.Engine.Ingestion;
+
+/// <summary>What kind of thing a block is; the chunker keeps some whole and joins others.</summary>
+public enum BlockKind
+{
+    Heading,
+    Paragraph,
+    ListItem,
+
+    /// <summary>One row of a table; consecutive rows are one table.</summary>
+    TableRow,
+    Code,
+    Picture,
+}
+
+/// <summary>A piece of a document in reading order.</summary>
+/// <param name="Text">The words; for a picture its alternative text or caption.</param>
+/// <param name="Level">1 to 6 for a heading.</param>
+/// <param name="Image">The encoded picture.</param>
+/// <param name="Label">What a person calls the place, where the format names places.</param>
+public sealed record Block(BlockKind Kind, string Text, int Level = 0, int? Page = null, Box? Box = null, string? Label = null, byte[]? Image = null);
+
+/// <summary>A document as its reader understood it.</summary>
+/// <param name="Title">Null where the format has none; the file's name is used then.</param>
+public sealed record ReadDocument(string? Title, Metadata Metadata, IReadOnlyList<Block> Blocks, int PageCount = 0);
+
+/// <summary>What a reader gets.</summary>
+/// <param name="Name">File name, with extension.</param>
+/// <param name="Directory">Where relative references are looked up; null when the bytes came without a folder.</param>
+public sealed record SourceFile(string Name, byte[] Bytes, string? Directory = null);
+
+/// <summary>Understands one family of formats.</summary>
+public interface IDocumentReader
+{
+    /// <exception cref="UnreadableException">The file is damaged, encrypted or too large; the message says which.</exception>
+    ReadDocument Read(SourceFile file, CancellationToken cancellation);
+}
+
+/// <summary>A file that cannot be ingested, with the reason as its message.</summary>
+public sealed class UnreadableException(string message, Exception? inner = null) : Exception(message, inner);

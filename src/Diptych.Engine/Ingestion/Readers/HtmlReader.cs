@@ -1,0 +1,198 @@
+using System.Text;
+using AngleSharp.Dom;
+using AngleSharp.Html.Parser;
+using Diptych.Core;
+using Markdig;
+
+namespace Diptych.Engine.Ingestion.Readers;
+
+/// <summary>HTML by its structure, without what surrounds the content (navigation, scripts, footers).</summary>
+internal sealed class HtmlReader : IDocumentReader
+{
+    private static readonly HashSet<string> Skipped = new(
+        ["SCRIPT", "STYLE", "NOSCRIPT", "TEMPLATE", "NAV", "FOOTER", "ASIDE", "FORM", "IFRAME", "SVG", "HEAD", "BUTTON", "SELECT"], StringComparer.Ordinal);
+
+    private static readonly HashSet<string> Containers = new(
+        ["P", "DIV", "SECTION", "ARTICLE", "MAIN", "BODY", "HTML", "UL", "OL", "DL", "LI", "DT", "DD", "TABLE", "THEAD", "TBODY", "TFOOT", "TR", "PRE", "BLOCKQUOTE",
+            "FIGURE", "FIGCAPTION", "HEADER", "H1", "H2", "H3", "H4", "H5", "H6", "HR", "ADDRESS", "DETAILS", "SUMMARY"],
+        StringComparer.Ordinal);
+
+    public ReadDocument Read(SourceFile file, CancellationToken cancellation) => Parse(TextEncoding.Decode(file.Bytes), file.Directory, cancellation);
+
+    public static ReadDocument Parse(string html, string? directory, CancellationToken cancellation)
+    {
+        using var document = new HtmlParser().ParseDocument(html);
+        Metadata metadata = Metadata.Empty;
+        foreach (var (name, key) in new[] { ("author", "author"), ("description", "description"), ("keywords", "keywords"), ("date", "date") })
+        {
+            string? value = document.QuerySelector($"meta[name='{name}']")?.GetAttribute("content");
+            metadata = key == "keywords" ? metadata.With(key, value?.Split(',') ?? []) : metadata.With(key, value);
+        }
+        metadata = metadata.With("language", document.DocumentElement?.GetAttribute("lang"));
+        var walk = new Walk(directory, cancellation);
+        IElement? root = document.QuerySelector("main") ?? document.QuerySelector("article") ?? document.Body;
+        if (root is not null)
+        {
+            walk.Visit(root, 0);
+        }
+        string? title = document.QuerySelector("title")?.TextContent.Trim();
+        return new ReadDocument(string.IsNullOrEmpty(title) ? document.QuerySelector("h1")?.TextContent.Trim() : title, metadata, walk.Blocks);
+    }
+
+    private sealed class Walk(string? directory, CancellationToken cancellation)
+    {
+        private const int MaxDepth = 512;
+
+        public List<Block> Blocks { get; } = [];
+
+        public void Visit(IElement element, int depth)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            if (Skipped.Contains(element.TagName) || depth > MaxDepth)
+            {
+                return;
+            }
+            switch (element.TagName)
+            {
+                case "H1" or "H2" or "H3" or "H4" or "H5" or "H6":
+                    Blocks.Add(new Block(BlockKind.Heading, Collapse(element.TextContent), element.TagName[1] - '0'));
+                    break;
+                case "PRE":
+                    Blocks.Add(new Block(BlockKind.Code, element.TextContent));
+                    break;
+                case "TABLE":
+                    foreach (IElement row in element.QuerySelectorAll("tr"))
+                    {
+                        Blocks.Add(new Block(BlockKind.TableRow, string.Join(" | ", row.Children.Select(c => Collapse(c.TextContent)))));
+                    }
+                    Pictures(element);
+                    break;
+                case "IMG":
+                    Picture(element);
+                    break;
+                default:
+                    Children(element, depth);
+                    break;
+            }
+        }
+
+        private void Children(IElement element, int depth)
+        {
+            BlockKind kind = element.TagName is "LI" or "DT" or "DD" ? BlockKind.ListItem : BlockKind.Paragraph;
+            var inline = new StringBuilder();
+            foreach (INode node in element.ChildNodes)
+            {
+                if (node is IElement child && (Containers.Contains(child.TagName) || Skipped.Contains(child.TagName) || child.QuerySelector("p,div,table,ul,ol,pre") is not null))
+                {
+                    Close(inline, kind);
+                    Visit(child, depth + 1);
+                }
+                else if (node is IElement { TagName: "IMG" } image)
+                {
+                    Close(inline, kind);
+                    Picture(image);
+                }
+                else if (node is IElement { TagName: "BR" })
+                {
+                    inline.Append('\n');
+                }
+                else
+                {
+                    inline.Append(node.TextContent);
+                    if (node is IElement wrapper && wrapper.QuerySelector("img") is not null)
+                    {
+                        Close(inline, kind);
+                        Pictures(wrapper);
+                    }
+                }
+            }
+            Close(inline, kind);
+        }
+
+        private void Close(StringBuilder inline, BlockKind kind)
+        {
+            string text = Collapse(inline.ToString());
+            inline.Clear();
+            if (text.Length > 0)
+            {
+                Blocks.Add(new Block(kind, text));
+            }
+        }
+
+        private void Pictures(IElement element)
+        {
+            foreach (IElement image in element.QuerySelectorAll("img"))
+            {
+                Picture(image);
+            }
+        }
+
+        private void Picture(IElement image)
+        {
+            string source = image.GetAttribute("src") ?? "";
+            string words = string.Join('\n', new[] { image.GetAttribute("alt"), image.GetAttribute("title") }.Where(w => !string.IsNullOrWhiteSpace(w)));
+            if (Bytes(source) is { } bytes)
+            {
+                Blocks.Add(new Block(BlockKind.Picture, words, Image: bytes));
+            }
+        }
+
+        /// <summary>A picture carried in the page, or one beside it; never one from the network or from above the page's folder.</summary>
+        private byte[]? Bytes(string source)
+        {
+            if (source.StartsWith("data:image/", StringComparison.OrdinalIgnoreCase) && source.IndexOf(";base64,", StringComparison.OrdinalIgnoreCase) is var at and > 0)
+            {
+                byte[] buffer = new byte[source.Length - at];
+                return Convert.TryFromBase64String(source[(at + 8)..], buffer, out int length) ? buffer[..length] : null;
+            }
+            if (directory is null || source.Length == 0 || source.Contains("://", StringComparison.Ordinal))
+            {
+                return null;
+            }
+            string root = Path.GetFullPath(directory) + Path.DirectorySeparatorChar;
+            string path = Path.GetFullPath(Path.Combine(root, Uri.UnescapeDataString(source.Split('?', '#')[0])));
+            return path.StartsWith(root, StringComparison.Ordinal) && File.Exists(path) ? File.ReadAllBytes(path) : null;
+        }
+
+        private static string Collapse(string text) =>
+            string.Join('\n', text.Split('\n').Select(l => string.Join(' ', l.Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries))).Where(l => l.Length > 0)).Trim();
+    }
+}
+
+/// <summary>Markdown, through HTML: CommonMark with tables, and front matter as metadata.</summary>
+internal sealed class MarkdownReader : IDocumentReader
+{
+    private static readonly MarkdownPipeline Pipeline = new MarkdownPipelineBuilder()
+        .UsePipeTables().UseGridTables().UseAutoLinks().UseFootnotes().UseDefinitionLists().UseEmphasisExtras().UseTaskLists().UseFigures().UseYamlFrontMatter().Build();
+
+    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    {
+        string text = TextEncoding.Decode(file.Bytes);
+        ReadDocument read = HtmlReader.Parse(Markdown.ToHtml(text, Pipeline), file.Directory, cancellation);
+        Metadata metadata = FrontMatter(text);
+        return read with { Title = metadata.First("title") ?? read.Title, Metadata = read.Metadata.With(metadata) };
+    }
+
+    /// <summary>The plain "key: value" and "key: [a, b]" lines between the opening --- and the next.</summary>
+    private static Metadata FrontMatter(string text)
+    {
+        string[] lines = text.ReplaceLineEndings("\n").Split('\n');
+        Metadata metadata = Metadata.Empty;
+        if (lines[0].TrimEnd() != "---")
+        {
+            return metadata;
+        }
+        foreach (string line in lines.Skip(1).TakeWhile(l => l.TrimEnd() != "---"))
+        {
+            int colon = line.IndexOf(':');
+            if (colon > 0 && !char.IsWhiteSpace(line[0]))
+            {
+                string value = line[(colon + 1)..].Trim().Trim('"', '\'');
+                metadata = value.StartsWith('[') && value.EndsWith(']')
+                    ? metadata.With(line[..colon].Trim(), value[1..^1].Split(',').Select(v => v.Trim().Trim('"', '\'')))
+                    : metadata.With(line[..colon].Trim(), value);
+            }
+        }
+        return metadata;
+    }
+}

@@ -1,0 +1,29 @@
+using Diptych.Core;
+
+namespace Diptych.Index;
+
+/// <summary>A document ready to be committed: what was read of it, with vectors.</summary>
+/// <param name="Text">The extracted text that anchors' character ranges count in.</param>
+/// <param name="Original">The bytes as they came, when no file on this machine holds them; else null.</param>
+public sealed record IngestedDocument(Document Document, string Text, byte[]? Original, IReadOnlyList<IngestedPassage> Passages);
+
+/// <summary>A passage with everything that is stored beside it.</summary>
+/// <param name="TextVector">[384] unit length, or null where there is no text.</param>
+/// <param name="CrossVector">[256] unit length.</param>
+/// <param name="Thumbnail">JPEG, for an image.</param>
+/// <param name="Image">The encoded image, for one inside a document; null where the document itself is the image.</param>
+public sealed record IngestedPassage(Passage Passage, float[]? TextVector, float[] CrossVector, byte[]? Thumbnail = null, byte[]? Image = null);
+
+/// <summary>The least that ranking and filters need of a passage; held in memory for every passage.</summary>
+public sealed record PassageKey(long Id, Document Document, Modality Modality, int? Page)
+{
+    public bool Passes(Filter? filter) => filter is null || filter.Matches(
+        Document, new Passage { Id = Id, Modality = Modality, Anchor = Page is null ? Anchor.None : new Anchor(Page) });
+}
+
+/// <summary>A passage that a channel found.</summary>
+/// <param name="Score">A cosine, or BM25 (higher is better).</param>
+public readonly record struct Candidate(PassageKey Key, double Score);
+
+/// <summary>A named set of documents that are searched together.</summary>
+public sealed record Collection(string Name, DateTimeOffset CreatedAt, int Documents, int Passages, int Images);

@@ -1,0 +1,117 @@
+using Diptych.Core;
+using Microsoft.Data.Sqlite;
+
+namespace Diptych.Index.Sqlite;
+
+/// <summary>The tables, as steps forward: step n takes a database from version n to n + 1.</summary>
+internal static class Schema
+{
+    private static readonly string[] Steps =
+    [
+        """
+        CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+        CREATE TABLE collections (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL);
+        CREATE TABLE documents (
+          id INTEGER PRIMARY KEY AUTOINCREMENT,
+          collection_id INTEGER NOT NULL REFERENCES collections (id),
+          source TEXT NOT NULL,
+          content_hash TEXT NOT NULL,
+          media_type TEXT NOT NULL,
+          title TEXT NOT NULL,
+          size_bytes INTEGER NOT NULL,
+          ingested_at TEXT NOT NULL,
+          page_count INTEGER NOT NULL,
+          passage_count INTEGER NOT NULL,
+          metadata TEXT NOT NULL,
+          UNIQUE (collection_id, source));
+        CREATE INDEX documents_by_hash ON documents (collection_id, content_hash);
+        CREATE TABLE contents (document_id INTEGER PRIMARY KEY, text TEXT NOT NULL, original BLOB);
+        CREATE TABLE passages (
+          id INTEGER PRIMARY KEY AUTOINCREMENT,
+          document_id INTEGER NOT NULL,
+          ordinal INTEGER NOT NULL,
+          modality INTEGER NOT NULL,
+          text TEXT NOT NULL,
+          heading_path TEXT NOT NULL,
+          page INTEGER, x REAL, y REAL, w REAL, h REAL, start INTEGER, end INTEGER, label TEXT,
+          width_px INTEGER NOT NULL,
+          height_px INTEGER NOT NULL);
+        CREATE INDEX passages_by_document ON passages (document_id, ordinal);
+        CREATE TABLE vectors (
+          passage_id INTEGER PRIMARY KEY,
+          document_id INTEGER NOT NULL,
+          modality INTEGER NOT NULL,
+          page INTEGER,
+          text BLOB,
+          "cross" BLOB NOT NULL);
+        CREATE TABLE pictures (passage_id INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL, image BLOB);
+        CREATE TABLE log (seq INTEGER PRIMARY KEY AUTOINCREMENT, document_id INTEGER NOT NULL, added INTEGER NOT NULL);
+        """,
+    ];
+
+    public static int Version => Steps.Length;
+
+    /// <exception cref="InvalidRequestException">A newer program wrote the database.</exception>
+    public static void Migrate(SqliteConnection connection)
+    {
+        long version = (long)connection.Scalar("PRAGMA user_version")!;
+        if (version > Version)
+        {
+            throw new InvalidRequestException($"The database has schema version {version}; this program knows {Version}. Use a newer diptych, or another --data folder.");
+        }
+        for (; version < Version; version++)
+        {
+            using SqliteTransaction transaction = connection.BeginTransaction(deferred: false);
+            // Another process may have migrated while this one waited for the write lock.
+            if ((long)connection.Scalar("PRAGMA user_version")! == version)
+            {
+                connection.Execute(Steps[version]);
+                connection.Execute($"PRAGMA user_version = {version + 1}");
+            }
+            transaction.Commit();
+        }
+    }
+
+    /// <summary>The full-text table of a collection: its own, so that word statistics are its own too.</summary>
+    public static string FullText(long collectionId) => $"""
+        CREATE VIRTUAL TABLE fulltext_{collectionId} USING fts5 (
+          text, context, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2')
+        """;
+}
+
+internal static class SqliteExtensions
+{
+    public static SqliteCommand Command(this SqliteConnection connection, string sql, params ReadOnlySpan<(string Name, object? Value)> parameters)
+    {
+        SqliteCommand command = connection.CreateCommand();
+        command.CommandText = sql;
+        foreach (var (name, value) in parameters)
+        {
+            command.Parameters.AddWithValue(name, value ?? DBNull.Value);
+        }
+        return command;
+    }
+
+    public static int Execute(this SqliteConnection connection, string sql, params ReadOnlySpan<(string Name, object? Value)> parameters)
+    {
+        using SqliteCommand command = connection.Command(sql, parameters);
+        return command.ExecuteNonQuery();
+    }
+
+    public static object? Scalar(this SqliteConnection connection, string sql, params ReadOnlySpan<(string Name, object? Value)> parameters)
+    {
+        using SqliteCommand command = connection.Command(sql, parameters);
+        object? value = command.ExecuteScalar();
+        return value is DBNull ? null : value;
+    }
+
+    public static IEnumerable<SqliteDataReader> Rows(this SqliteConnection connection, string sql, params (string Name, object? Value)[] parameters)
+    {
+        using SqliteCommand command = connection.Command(sql, parameters);
+        using SqliteDataReader reader = command.ExecuteReader();
+        while (reader.Read())
+        {
+            yield return reader;
+        }
+    }
+}

@@ -1,0 +1,221 @@
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Text.Json;
+using Diptych.Core;
+using Diptych.Index.Lexical;
+using Microsoft.Data.Sqlite;
+
+namespace Diptych.Index.Sqlite;
+
+/// <summary>Reads: each on a pooled connection of its own, beside the writer.</summary>
+public sealed partial class SqliteStore
+{
+    /// <summary>Weight of a word in the title, headings or metadata beside one in the text, in BM25.</summary>
+    private const double ContextWeight = 0.5;
+
+    public IReadOnlyList<Collection> Collections()
+    {
+        using SqliteConnection connection = Connect();
+        return [.. connection.Rows(
+            """
+            SELECT c.name, c.created_at, count(d.id), coalesce(sum(d.passage_count), 0),
+              (SELECT count(*) FROM documents e JOIN passages p ON p.document_id = e.id WHERE e.collection_id = c.id AND p.modality = 1)
+            FROM collections c LEFT JOIN documents d ON d.collection_id = c.id GROUP BY c.id ORDER BY c.name
+            """).Select(r => new Collection(r.GetString(0), Time(r.GetString(1)), r.GetInt32(2), r.GetInt32(3), r.GetInt32(4)))];
+    }
+
+    public bool CollectionExists(string name)
+    {
+        using SqliteConnection connection = Connect();
+        return connection.Scalar("SELECT 1 FROM collections WHERE name = $n", ("$n", name)) is not null;
+    }
+
+    /// <param name="prefix">Only sources that begin with it.</param>
+    public IReadOnlyList<Document> Documents(string? collection, string? prefix = null, int limit = int.MaxValue, int offset = 0)
+    {
+        using SqliteConnection connection = Connect();
+        return [.. connection.Rows(
+            $"{DocumentQueries.Select} WHERE ($c IS NULL OR c.name = $c) AND ($p IS NULL OR substr(d.source, 1, length($p)) = $p) ORDER BY d.id LIMIT $l OFFSET $o",
+            ("$c", collection), ("$p", prefix), ("$l", limit), ("$o", offset)).Select(DocumentQueries.Read)];
+    }
+
+    public Document? Document(long id)
+    {
+        using SqliteConnection connection = Connect();
+        return connection.Rows($"{DocumentQueries.Select} WHERE d.id = $d", ("$d", id)).Select(DocumentQueries.Read).FirstOrDefault();
+    }
+
+    public Document? Document(string collection, string source)
+    {
+        using SqliteConnection connection = Connect();
+        return connection.Rows($"{DocumentQueries.Select} WHERE c.name = $c AND d.source = $s", ("$c", collection), ("$s", source))
+            .Select(DocumentQueries.Read).FirstOrDefault();
+    }
+
+    /// <summary>A document of the collection with these bytes, whatever its source.</summary>
+    public Document? DocumentByHash(string collection, string contentHash)
+    {
+        using SqliteConnection connection = Connect();
+        return connection.Rows($"{DocumentQueries.Select} WHERE c.name = $c AND d.content_hash = $h ORDER BY d.id LIMIT 1", ("$c", collection), ("$h", contentHash))
+            .Select(DocumentQueries.Read).FirstOrDefault();
+    }
+
+    public string DocumentText(long id) => Column<string>("SELECT text FROM contents WHERE document_id = $id", id) ?? "";
+
+    /// <summary>The original bytes, where the store keeps them (uploads, URLs, standard input); else null.</summary>
+    public byte[]? DocumentOriginal(long id) => Column<byte[]>("SELECT original FROM contents WHERE document_id = $id", id);
+
+    /// <summary>JPEG bytes, or null for a passage that is no image.</summary>
+    public byte[]? Thumbnail(long passageId) => Column<byte[]>("SELECT thumbnail FROM pictures WHERE passage_id = $id", passageId);
+
+    /// <summary>The encoded image of a passage inside a document; null when the document itself is the image.</summary>
+    public byte[]? Image(long passageId) => Column<byte[]>("SELECT image FROM pictures WHERE passage_id = $id", passageId);
+
+    public IReadOnlyList<Passage> Passages(long documentId)
+    {
+        using SqliteConnection connection = Connect();
+        return [.. connection.Rows($"{DocumentQueries.SelectPassage} WHERE document_id = $d ORDER BY ordinal", ("$d", documentId)).Select(DocumentQueries.ReadPassage)];
+    }
+
+    /// <returns>By id; ids that do not exist are absent.</returns>
+    public IReadOnlyDictionary<long, Passage> PassagesById(IEnumerable<long> ids)
+    {
+        using SqliteConnection connection = Connect();
+        return connection.Rows($"{DocumentQueries.SelectPassage} WHERE id IN ({string.Join(',', ids)})").Select(DocumentQueries.ReadPassage).ToDictionary(p => p.Id);
+    }
+
+    /// <returns>By passage id: text vector [384] (null for an image without words) and cross vector [256].</returns>
+    public IReadOnlyDictionary<long, (float[]? Text, float[] Cross)> Vectors(IEnumerable<long> passageIds)
+    {
+        using SqliteConnection connection = Connect();
+        var vectors = new Dictionary<long, (float[]?, float[])>();
+        foreach (SqliteDataReader row in connection.Rows($"SELECT passage_id, text, \"cross\" FROM vectors WHERE passage_id IN ({string.Join(',', passageIds)})"))
+        {
+            vectors[row.GetInt64(0)] = (row.IsDBNull(1) ? null : Vector(row, 1), Vector(row, 2));
+        }
+        return vectors;
+    }
+
+    /// <summary>BM25 (k1 1.2, b 0.75) over stemmed words; any word of the query may match.</summary>
+    public IReadOnlyList<Candidate> SearchLexical(string collection, string text, int k, Filter? filter, Modality modality)
+    {
+        if (FullTextQuery.Parse(text) is not { } expression)
+        {
+            return [];
+        }
+        using SqliteConnection connection = Connect();
+        if (connection.Scalar("SELECT id FROM collections WHERE name = $n", ("$n", collection)) is not long id)
+        {
+            return [];
+        }
+        var found = new List<Candidate>(k);
+        string weight = ContextWeight.ToString(CultureInfo.InvariantCulture);
+        foreach (SqliteDataReader row in connection.Rows(
+            $"""
+            SELECT f.rowid, v.document_id, v.page, f.score
+            FROM (SELECT rowid, bm25(fulltext_{id}, 1.0, {weight}) AS score FROM fulltext_{id} WHERE fulltext_{id} MATCH $q) f
+            JOIN vectors v ON v.passage_id = f.rowid WHERE v.modality = $m ORDER BY f.score, f.rowid
+            """,
+            ("$q", expression), ("$m", (int)modality)))
+        {
+            // A document that left or came since the snapshot is not in it: this search does not see it.
+            if (!_documents.TryGetValue(row.GetInt64(1), out Document? document))
+            {
+                continue;
+            }
+            var key = new PassageKey(row.GetInt64(0), document, modality, row.IsDBNull(2) ? null : row.GetInt32(2));
+            if (key.Passes(filter))
+            {
+                found.Add(new Candidate(key, -row.GetDouble(3)));
+                if (found.Count == k)
+                {
+                    break;
+                }
+            }
+        }
+        return found;
+    }
+
+    /// <summary>In how many passages of the collection each word occurs, and how many passages there are.</summary>
+    public (IReadOnlyDictionary<string, int> Frequencies, int Passages) WordFrequencies(string collection, IReadOnlyList<string> words)
+    {
+        using SqliteConnection connection = Connect();
+        var frequencies = new Dictionary<string, int>(StringComparer.Ordinal);
+        if (connection.Scalar("SELECT id FROM collections WHERE name = $n", ("$n", collection)) is not long id)
+        {
+            return (frequencies, 0);
+        }
+        foreach (string word in words)
+        {
+            frequencies[word] = Convert.ToInt32(
+                connection.Scalar($"SELECT count(*) FROM fulltext_{id} WHERE fulltext_{id} MATCH $q", ("$q", $"\"{word.Replace("\"", "", StringComparison.Ordinal)}\"")),
+                CultureInfo.InvariantCulture);
+        }
+        int passages = Convert.ToInt32(
+            connection.Scalar("SELECT coalesce(sum(passage_count), 0) FROM documents WHERE collection_id = $c", ("$c", id)), CultureInfo.InvariantCulture);
+        return (frequencies, passages);
+    }
+
+    /// <summary>What SQLite's own check finds wrong; empty when the file is sound.</summary>
+    public IReadOnlyList<string> CheckIntegrity()
+    {
+        using SqliteConnection connection = Connect();
+        return [.. connection.Rows("PRAGMA integrity_check").Select(r => r.GetString(0)).Where(m => m != "ok")];
+    }
+
+    private T? Column<T>(string sql, long id)
+        where T : class
+    {
+        using SqliteConnection connection = Connect();
+        return connection.Scalar(sql, ("$id", id)) as T;
+    }
+
+    private static float[] Vector(SqliteDataReader row, int column) => MemoryMarshal.Cast<byte, float>(row.GetFieldValue<byte[]>(column)).ToArray();
+
+    private static DateTimeOffset Time(string iso) => DateTimeOffset.Parse(iso, CultureInfo.InvariantCulture, DateTimeStyles.RoundtripKind);
+
+    private static class DocumentQueries
+    {
+        public const string Select =
+            """
+            SELECT d.id, c.name, d.source, d.content_hash, d.media_type, d.title, d.size_bytes, d.ingested_at, d.page_count, d.passage_count, d.metadata
+            FROM documents d JOIN collections c ON c.id = d.collection_id
+            """;
+
+        public const string SelectPassage =
+            "SELECT id, document_id, ordinal, modality, text, heading_path, page, x, y, w, h, start, end, label, width_px, height_px FROM passages";
+
+        public static Document Read(SqliteDataReader r) => new()
+        {
+            Id = r.GetInt64(0),
+            Collection = r.GetString(1),
+            Source = r.GetString(2),
+            ContentHash = r.GetString(3),
+            MediaType = r.GetString(4),
+            Title = r.GetString(5),
+            SizeBytes = r.GetInt64(6),
+            IngestedAt = Time(r.GetString(7)),
+            PageCount = r.GetInt32(8),
+            PassageCount = r.GetInt32(9),
+            Metadata = r.GetString(10) is var json && json == "{}" ? Metadata.Empty : JsonSerializer.Deserialize<Metadata>(json)!,
+        };
+
+        public static Passage ReadPassage(SqliteDataReader r) => new()
+        {
+            Id = r.GetInt64(0),
+            DocumentId = r.GetInt64(1),
+            Ordinal = r.GetInt32(2),
+            Modality = (Modality)r.GetInt32(3),
+            Text = r.GetString(4),
+            HeadingPath = r.GetString(5),
+            Anchor = new Anchor(
+                r.IsDBNull(6) ? null : r.GetInt32(6),
+                r.IsDBNull(7) ? null : new Box(r.GetDouble(7), r.GetDouble(8), r.GetDouble(9), r.GetDouble(10)),
+                r.IsDBNull(11) ? null : r.GetInt32(11),
+                r.IsDBNull(12) ? null : r.GetInt32(12),
+                r.IsDBNull(13) ? null : r.GetString(13)),
+            WidthPx = r.GetInt32(14),
+            HeightPx = r.GetInt32(15),
+        };
+    }
+}

@@ -1,0 +1,288 @@
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Text.Json;
+using Diptych.Core;
+using Microsoft.Data.Sqlite;
+
+namespace Diptych.Index.Sqlite;
+
+/// <summary>
+/// The embedded store: one SQLite database in WAL mode is the durable truth; vectors are also held in memory, derived from it.
+/// A document's commit is one transaction; killing the process at any point leaves every acknowledged document whole and no other.
+/// (WAL with synchronous=NORMAL: a power cut may lose the last commits, never corrupt.) Several processes may share a database:
+/// each follows the others' commits through the log.
+/// </summary>
+public sealed partial class SqliteStore : IDisposable
+{
+    private readonly string _connectionString;
+    private readonly SqliteConnection _writer;
+    private readonly Lock _writing = new();
+    private readonly TimeProvider _time;
+
+    private SqliteStore(string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
+    {
+        _time = time;
+        TextSpace = textSpace;
+        CrossSpace = crossSpace;
+        _connectionString = new SqliteConnectionStringBuilder { DataSource = path, DefaultTimeout = 60 }.ToString();
+        _writer = Connect();
+        _watcher = Connect();
+    }
+
+    public EmbeddingSpace TextSpace { get; }
+
+    public EmbeddingSpace CrossSpace { get; }
+
+    /// <summary>Opens or creates the database, brings its schema forward and loads the vectors.</summary>
+    /// <exception cref="InvalidRequestException">Other models made its vectors, or a newer program wrote it.</exception>
+    public static SqliteStore Open(string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
+    {
+        Directory.CreateDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
+        var store = new SqliteStore(path, textSpace, crossSpace, time);
+        try
+        {
+            store._writer.Execute("PRAGMA journal_mode = WAL");
+            Schema.Migrate(store._writer);
+            store.CheckSpace(textSpace);
+            store.CheckSpace(crossSpace);
+            store.Load();
+            return store;
+        }
+        catch
+        {
+            store.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Makes the collection if it is not there.</summary>
+    public void EnsureCollection(string name)
+    {
+        if (name.Length is 0 or > 200 || name.Any(char.IsControl))
+        {
+            throw new InvalidRequestException("A collection's name has 1 to 200 printable characters.");
+        }
+        lock (_writing)
+        {
+            using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
+            CollectionId(name, create: true);
+            transaction.Commit();
+        }
+    }
+
+    /// <summary>
+    /// Stores the documents in one transaction: each replaces the version with the same collection and source, whose passages leave.
+    /// </summary>
+    /// <returns>The documents with their ids.</returns>
+    public IReadOnlyList<Document> Commit(IReadOnlyList<IngestedDocument> documents)
+    {
+        var committed = new List<Document>(documents.Count);
+        lock (_writing)
+        {
+            using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
+            using var insert = new Inserts(_writer);
+            foreach (IngestedDocument ingested in documents)
+            {
+                long collection = CollectionId(ingested.Document.Collection, create: true);
+                if (_writer.Scalar("SELECT id FROM documents WHERE collection_id = $c AND source = $s", ("$c", collection), ("$s", ingested.Document.Source)) is long old)
+                {
+                    Remove(collection, old);
+                }
+                Document document = ingested.Document with { PassageCount = ingested.Passages.Count };
+                document = document with { Id = InsertDocument(collection, document) };
+                _writer.Execute(
+                    "INSERT INTO contents (document_id, text, original) VALUES ($d, $t, $o)",
+                    ("$d", document.Id), ("$t", ingested.Text), ("$o", ingested.Original));
+                foreach (IngestedPassage passage in ingested.Passages)
+                {
+                    insert.Passage(collection, document, passage, TextSpace.Dimensions, CrossSpace.Dimensions);
+                }
+                _writer.Execute("INSERT INTO log (document_id, added) VALUES ($d, 1)", ("$d", document.Id));
+                committed.Add(document);
+            }
+            transaction.Commit();
+        }
+        Refresh();
+        return committed;
+    }
+
+    /// <returns>False when there is no such document.</returns>
+    public bool Delete(long documentId)
+    {
+        lock (_writing)
+        {
+            using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
+            if (_writer.Scalar("SELECT collection_id FROM documents WHERE id = $d", ("$d", documentId)) is not long collection)
+            {
+                return false;
+            }
+            Remove(collection, documentId);
+            transaction.Commit();
+        }
+        Refresh();
+        return true;
+    }
+
+    /// <summary>Deletes the collection with all its documents.</summary>
+    /// <returns>False when there is no such collection.</returns>
+    public bool DeleteCollection(string name)
+    {
+        lock (_writing)
+        {
+            using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
+            if (CollectionId(name, create: false) is var collection && collection == 0)
+            {
+                return false;
+            }
+            foreach (long document in _writer.Rows("SELECT id FROM documents WHERE collection_id = $c", ("$c", collection)).Select(r => r.GetInt64(0)).ToList())
+            {
+                Remove(collection, document);
+            }
+            _writer.Execute($"DROP TABLE fulltext_{collection}");
+            _writer.Execute("DELETE FROM collections WHERE id = $c", ("$c", collection));
+            transaction.Commit();
+        }
+        Refresh();
+        return true;
+    }
+
+    public void Dispose()
+    {
+        _writer.Dispose();
+        _watcher.Dispose();
+        using var connection = new SqliteConnection(_connectionString);
+        SqliteConnection.ClearPool(connection);
+    }
+
+    private SqliteConnection Connect()
+    {
+        var connection = new SqliteConnection(_connectionString);
+        connection.Open();
+        connection.Execute("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 1073741824; PRAGMA busy_timeout = 60000");
+        return connection;
+    }
+
+    private void CheckSpace(EmbeddingSpace space)
+    {
+        string key = $"space:{space.Name}", value = $"{space.Model}@{space.Revision}/{space.Dimensions}";
+        _writer.Execute("INSERT OR IGNORE INTO settings (key, value) VALUES ($k, $v)", ("$k", key), ("$v", value));
+        string stored = (string)_writer.Scalar("SELECT value FROM settings WHERE key = $k", ("$k", key))!;
+        if (stored != value)
+        {
+            throw new InvalidRequestException(
+                $"The vectors of this store were made by {stored}, not by {value}. Use the model that made them, or another --data folder.");
+        }
+    }
+
+    private long CollectionId(string name, bool create)
+    {
+        if (_writer.Scalar("SELECT id FROM collections WHERE name = $n", ("$n", name)) is long id)
+        {
+            return id;
+        }
+        if (!create)
+        {
+            return 0;
+        }
+        id = (long)_writer.Scalar(
+            "INSERT INTO collections (name, created_at) VALUES ($n, $t) RETURNING id", ("$n", name), ("$t", Iso(_time.GetUtcNow())))!;
+        _writer.Execute(Schema.FullText(id));
+        return id;
+    }
+
+    private long InsertDocument(long collection, Document d) => (long)_writer.Scalar(
+        """
+        INSERT INTO documents (collection_id, source, content_hash, media_type, title, size_bytes, ingested_at, page_count, passage_count, metadata)
+        VALUES ($c, $source, $hash, $type, $title, $size, $at, $pages, $passages, $metadata) RETURNING id
+        """,
+        ("$c", collection), ("$source", d.Source), ("$hash", d.ContentHash), ("$type", d.MediaType), ("$title", d.Title), ("$size", d.SizeBytes),
+        ("$at", Iso(d.IngestedAt)), ("$pages", d.PageCount), ("$passages", d.PassageCount), ("$metadata", JsonSerializer.Serialize(d.Metadata)))!;
+
+    private void Remove(long collection, long document)
+    {
+        (string, object?) id = ("$d", document);
+        _writer.Execute($"DELETE FROM fulltext_{collection} WHERE rowid IN (SELECT id FROM passages WHERE document_id = $d)", id);
+        _writer.Execute("DELETE FROM vectors WHERE passage_id IN (SELECT id FROM passages WHERE document_id = $d)", id);
+        _writer.Execute("DELETE FROM pictures WHERE passage_id IN (SELECT id FROM passages WHERE document_id = $d)", id);
+        _writer.Execute("DELETE FROM passages WHERE document_id = $d", id);
+        _writer.Execute("DELETE FROM contents WHERE document_id = $d", id);
+        _writer.Execute("DELETE FROM documents WHERE id = $d", id);
+        _writer.Execute("INSERT INTO log (document_id, added) VALUES ($d, 0)", id);
+    }
+
+    private static string Iso(DateTimeOffset time) => time.ToUniversalTime().ToString("O", CultureInfo.InvariantCulture);
+
+    /// <summary>The statements of a commit, prepared once a transaction.</summary>
+    private sealed class Inserts(SqliteConnection connection) : IDisposable
+    {
+        private readonly SqliteCommand _passage = connection.Command(
+            """
+            INSERT INTO passages (document_id, ordinal, modality, text, heading_path, page, x, y, w, h, start, end, label, width_px, height_px)
+            VALUES ($d, $ordinal, $modality, $text, $path, $page, $x, $y, $w, $h, $start, $end, $label, $width, $height) RETURNING id
+            """);
+
+        private readonly SqliteCommand _vector = connection.Command(
+            "INSERT INTO vectors (passage_id, document_id, modality, page, text, \"cross\") VALUES ($id, $d, $modality, $page, $text, $cross)");
+
+        public void Passage(long collection, Document document, IngestedPassage ingested, int textDimensions, int crossDimensions)
+        {
+            Passage p = ingested.Passage;
+            CheckVector(ingested.CrossVector, crossDimensions);
+            if (ingested.TextVector is not null)
+            {
+                CheckVector(ingested.TextVector, textDimensions);
+            }
+            Set(_passage,
+                ("$d", document.Id), ("$ordinal", p.Ordinal), ("$modality", (int)p.Modality), ("$text", p.Text), ("$path", p.HeadingPath),
+                ("$page", p.Anchor.Page), ("$x", p.Anchor.Box?.X), ("$y", p.Anchor.Box?.Y), ("$w", p.Anchor.Box?.Width), ("$h", p.Anchor.Box?.Height),
+                ("$start", p.Anchor.Start), ("$end", p.Anchor.End), ("$label", p.Anchor.Label), ("$width", p.WidthPx), ("$height", p.HeightPx));
+            long id = (long)_passage.ExecuteScalar()!;
+            Set(_vector,
+                ("$id", id), ("$d", document.Id), ("$modality", (int)p.Modality), ("$page", p.Anchor.Page),
+                ("$text", ingested.TextVector is null ? null : Bytes(ingested.TextVector)), ("$cross", Bytes(ingested.CrossVector)));
+            _vector.ExecuteNonQuery();
+            string context = string.Join('\n', document.Title, p.HeadingPath, string.Join(' ', document.Metadata.SelectMany(m => m.Value)));
+            connection.Execute(
+                $"INSERT INTO fulltext_{collection} (rowid, text, context) VALUES ($id, $text, $context)", ("$id", id), ("$text", p.Text), ("$context", context));
+            if (ingested.Thumbnail is not null)
+            {
+                connection.Execute(
+                    "INSERT INTO pictures (passage_id, thumbnail, image) VALUES ($id, $t, $i)", ("$id", id), ("$t", ingested.Thumbnail), ("$i", ingested.Image));
+            }
+        }
+
+        public void Dispose()
+        {
+            _passage.Dispose();
+            _vector.Dispose();
+        }
+
+        private static void Set(SqliteCommand command, params ReadOnlySpan<(string Name, object? Value)> values)
+        {
+            command.Parameters.Clear();
+            foreach (var (name, value) in values)
+            {
+                command.Parameters.AddWithValue(name, value ?? DBNull.Value);
+            }
+        }
+
+        private static byte[] Bytes(float[] vector) => MemoryMarshal.AsBytes(vector.AsSpan()).ToArray();
+
+        private static void CheckVector(float[] vector, int dimensions)
+        {
+            if (vector.Length != dimensions)
+            {
+                throw new InvalidRequestException($"A vector has {vector.Length} dimensions; the space has {dimensions}.");
+            }
+            double norm = 0;
+            foreach (float value in vector)
+            {
+                norm += (double)value * value;
+            }
+            if (!(norm is > 0.9 and < 1.1))
+            {
+                throw new InvalidRequestException("A vector must be of unit length; this one is zero, not a number, or not normalized.");
+            }
+        }
+    }
+}

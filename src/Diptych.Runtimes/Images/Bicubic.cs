@@ -1,0 +1,102 @@
+using System.Numerics.Tensors;
+using SkiaSharp;
+
+namespace Diptych.Runtimes.Images;
+
+/// <summary>
+/// Bicubic resize (a = -0.5) whose support grows with the reduction, as Pillow's and libvips's do: separable, horizontal first,
+/// rounded to bytes between the passes.
+/// </summary>
+internal static class Bicubic
+{
+    /// <returns>RGB bytes [height, width, 3].</returns>
+    public static byte[] Resize(SKBitmap source, int width, int height)
+    {
+        ReadOnlySpan<byte> rgba = source.GetPixelSpan();
+        int stride = source.RowBytes, sourceHeight = source.Height;
+        Taps columns = Taps.For(source.Width, width), rows = Taps.For(sourceHeight, height);
+
+        // [sourceHeight, width, 3], as floats that hold bytes: the vertical pass then is a weighted sum of whole rows.
+        int rowLength = width * 3;
+        float[] narrow = new float[sourceHeight * rowLength];
+        for (int y = 0; y < sourceHeight; y++)
+        {
+            ReadOnlySpan<byte> line = rgba.Slice(y * stride, source.Width * 4);
+            Span<float> target = narrow.AsSpan(y * rowLength, rowLength);
+            for (int x = 0; x < width; x++)
+            {
+                float r = 0, g = 0, b = 0;
+                ReadOnlySpan<float> weights = columns.Weights(x);
+                ReadOnlySpan<byte> p = line.Slice(columns.Start[x] * 4, weights.Length * 4);
+                for (int i = 0; i < weights.Length; i++)
+                {
+                    float w = weights[i];
+                    r += w * p[i * 4];
+                    g += w * p[(i * 4) + 1];
+                    b += w * p[(i * 4) + 2];
+                }
+                target[x * 3] = ToByte(r);
+                target[(x * 3) + 1] = ToByte(g);
+                target[(x * 3) + 2] = ToByte(b);
+            }
+        }
+
+        byte[] result = new byte[height * rowLength];
+        float[] sum = new float[rowLength];
+        for (int y = 0; y < height; y++)
+        {
+            Array.Clear(sum);
+            ReadOnlySpan<float> weights = rows.Weights(y);
+            for (int i = 0; i < weights.Length; i++)
+            {
+                TensorPrimitives.MultiplyAdd(narrow.AsSpan((rows.Start[y] + i) * rowLength, rowLength), weights[i], sum, sum);
+            }
+            Span<byte> target = result.AsSpan(y * rowLength, rowLength);
+            for (int i = 0; i < rowLength; i++)
+            {
+                target[i] = ToByte(sum[i]);
+            }
+        }
+        return result;
+    }
+
+    private static byte ToByte(float value) => (byte)Math.Clamp((int)(value + 0.5f), 0, 255);
+
+    /// <summary>For each target position the first source position and the weights from there on.</summary>
+    private sealed record Taps(int[] Start, int[] Length, float[] All, int Widest)
+    {
+        public ReadOnlySpan<float> Weights(int i) => All.AsSpan(i * Widest, Length[i]);
+
+        public static Taps For(int source, int target)
+        {
+            double scale = (double)source / target, spread = Math.Max(scale, 1), support = 2 * spread;
+            int widest = (int)Math.Ceiling(support * 2) + 1;
+            var taps = new Taps(new int[target], new int[target], new float[target * widest], widest);
+            for (int i = 0; i < target; i++)
+            {
+                double center = (i + 0.5) * scale;
+                int from = Math.Max(0, (int)(center - support + 0.5)), to = Math.Min(source, (int)(center + support + 0.5));
+                double sum = 0;
+                for (int j = from; j < to; j++)
+                {
+                    sum += Kernel((j - center + 0.5) / spread);
+                }
+                for (int j = from; j < to; j++)
+                {
+                    taps.All[(i * widest) + j - from] = (float)(Kernel((j - center + 0.5) / spread) / sum);
+                }
+                (taps.Start[i], taps.Length[i]) = (from, to - from);
+            }
+            return taps;
+        }
+
+        private static double Kernel(double x)
+        {
+            const double a = -0.5;
+            x = Math.Abs(x);
+            return x < 1 ? (((a + 2) * x - (a + 3)) * x * x) + 1
+                : x < 2 ? ((((x - 5) * x) + 8) * x - 4) * a
+                : 0;
+        }
+    }
+}

@@ -1,0 +1,185 @@
+using System.Runtime.InteropServices;
+using BitMiracle.LibTiff.Classic;
+using Diptych.Inference;
+using SkiaSharp;
+
+namespace Diptych.Runtimes.Images;
+
+/// <summary>
+/// Decodes JPEG, PNG, WebP, GIF, BMP (Skia) and TIFF (LibTiff) once, and derives from that decode the model's pixels and the
+/// thumbnail. A JPEG much larger than needed is shrunk while it is decoded (libjpeg's scaled DCT).
+/// </summary>
+/// <param name="maxPixels">A larger picture is refused before a pixel of it is decoded.</param>
+public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecoder
+{
+    /// <summary>Side of the model's input, in pixels.</summary>
+    public const int ModelSide = 224;
+
+    private const int ThumbnailSide = 320;
+
+    public PreparedImage Prepare(ReadOnlyMemory<byte> file, bool thumbnail = true)
+    {
+        using Decoded image = IsTiff(file.Span) ? DecodeTiff(file) : DecodeSkia(file);
+        byte[] pixels = Bicubic.Resize(image.Bitmap, ModelSide, ModelSide);
+        return new PreparedImage(pixels, thumbnail ? Thumbnail(image.Bitmap) : [], image.WidthPx, image.HeightPx);
+    }
+
+    public byte[] EncodePng(ReadOnlySpan<byte> rgb, int widthPx, int heightPx)
+    {
+        using var bitmap = new SKBitmap(new SKImageInfo(widthPx, heightPx, SKColorType.Rgba8888, SKAlphaType.Opaque));
+        Span<byte> target = bitmap.GetPixelSpan();
+        for (int i = 0, j = 0; i < widthPx * heightPx * 4; i += 4, j += 3)
+        {
+            (target[i], target[i + 1], target[i + 2], target[i + 3]) = (rgb[j], rgb[j + 1], rgb[j + 2], 255);
+        }
+        using SKData data = bitmap.Encode(SKEncodedImageFormat.Png, 100);
+        return data.ToArray();
+    }
+
+    private static bool IsTiff(ReadOnlySpan<byte> file) => file.StartsWith("II*\0"u8) || file.StartsWith("MM\0*"u8);
+
+    private Decoded DecodeSkia(ReadOnlyMemory<byte> file)
+    {
+        using SKData data = SKData.CreateCopy(file.Span);
+        using SKCodec codec = SKCodec.Create(data) ?? throw new InvalidDataException("Not an image that can be decoded, or damaged in its header.");
+        Check(codec.Info.Width, codec.Info.Height);
+        SKSizeI size = codec.Info.Size;
+        if (codec.EncodedFormat == SKEncodedImageFormat.Jpeg)
+        {
+            // Three times the model's side keeps the bicubic filter honest, and serves the thumbnail from the same decode.
+            float scale = 3f * ModelSide / Math.Min(size.Width, size.Height);
+            for (int eighths = 1; eighths < 8; eighths++)
+            {
+                if (eighths / 8f >= scale)
+                {
+                    size = codec.GetScaledDimensions(eighths / 8f);
+                    break;
+                }
+            }
+        }
+        var info = new SKImageInfo(size.Width, size.Height, SKColorType.Rgba8888, SKAlphaType.Unpremul, codec.Info.ColorSpace);
+        var bitmap = new SKBitmap(info);
+        try
+        {
+            SKCodecResult result = codec.GetPixels(info, bitmap.GetPixels());
+            if (result is not (SKCodecResult.Success or SKCodecResult.IncompleteInput))
+            {
+                throw new InvalidDataException($"The image is damaged ({result}).");
+            }
+            if (result == SKCodecResult.IncompleteInput)
+            {
+                throw new InvalidDataException("The image file is truncated.");
+            }
+            OverWhite(bitmap, codec.Info.AlphaType);
+            bool turned = IsTurned(codec.EncodedOrigin);
+            return new Decoded(
+                Orient(bitmap, codec.EncodedOrigin),
+                turned ? codec.Info.Height : codec.Info.Width,
+                turned ? codec.Info.Width : codec.Info.Height);
+        }
+        catch
+        {
+            bitmap.Dispose();
+            throw;
+        }
+    }
+
+    private Decoded DecodeTiff(ReadOnlyMemory<byte> file)
+    {
+        using var stream = new MemoryStream(file.ToArray(), writable: false);
+        using Tiff tiff = Tiff.ClientOpen("image", "r", stream, new TiffStream()) ?? throw new InvalidDataException("The TIFF file is damaged.");
+        int width = tiff.GetField(TiffTag.IMAGEWIDTH)?[0].ToInt() ?? 0, height = tiff.GetField(TiffTag.IMAGELENGTH)?[0].ToInt() ?? 0;
+        Check(width, height);
+        int[] raster = new int[width * height];
+        if (!tiff.ReadRGBAImageOriented(width, height, raster, Orientation.TOPLEFT))
+        {
+            throw new InvalidDataException("The TIFF file is damaged, or uses an encoding that is not supported.");
+        }
+        var bitmap = new SKBitmap(new SKImageInfo(width, height, SKColorType.Rgba8888, SKAlphaType.Unpremul));
+        MemoryMarshal.AsBytes(raster.AsSpan()).CopyTo(bitmap.GetPixelSpan());
+        OverWhite(bitmap, SKAlphaType.Unpremul);
+        return new Decoded(bitmap, width, height);
+    }
+
+    private void Check(int width, int height)
+    {
+        if (width <= 0 || height <= 0)
+        {
+            throw new InvalidDataException("The image has no pixels.");
+        }
+        if ((long)width * height > maxPixels)
+        {
+            throw new InvalidDataException($"The image has {width} x {height} pixels, more than the limit of {maxPixels / 1_000_000} megapixels.");
+        }
+    }
+
+    private static void OverWhite(SKBitmap bitmap, SKAlphaType alpha)
+    {
+        if (alpha == SKAlphaType.Opaque)
+        {
+            return;
+        }
+        Span<byte> p = bitmap.GetPixelSpan();
+        for (int i = 0; i < p.Length; i += 4)
+        {
+            int a = p[i + 3];
+            if (a != 255)
+            {
+                p[i] = (byte)(((p[i] * a) + (255 * (255 - a)) + 127) / 255);
+                p[i + 1] = (byte)(((p[i + 1] * a) + (255 * (255 - a)) + 127) / 255);
+                p[i + 2] = (byte)(((p[i + 2] * a) + (255 * (255 - a)) + 127) / 255);
+                p[i + 3] = 255;
+            }
+        }
+    }
+
+    private static bool IsTurned(SKEncodedOrigin origin) =>
+        origin is SKEncodedOrigin.LeftTop or SKEncodedOrigin.RightTop or SKEncodedOrigin.RightBottom or SKEncodedOrigin.LeftBottom;
+
+    private static SKBitmap Orient(SKBitmap source, SKEncodedOrigin origin)
+    {
+        if (origin is SKEncodedOrigin.TopLeft or SKEncodedOrigin.Default)
+        {
+            return source;
+        }
+        bool turned = IsTurned(origin);
+        int width = turned ? source.Height : source.Width, height = turned ? source.Width : source.Height;
+        var target = new SKBitmap(source.Info.WithSize(width, height));
+        ReadOnlySpan<int> from = MemoryMarshal.Cast<byte, int>(source.GetPixelSpan());
+        Span<int> to = MemoryMarshal.Cast<byte, int>(target.GetPixelSpan());
+        for (int y = 0; y < height; y++)
+        {
+            for (int x = 0; x < width; x++)
+            {
+                (int sx, int sy) = origin switch
+                {
+                    SKEncodedOrigin.TopRight => (width - 1 - x, y),
+                    SKEncodedOrigin.BottomRight => (width - 1 - x, height - 1 - y),
+                    SKEncodedOrigin.BottomLeft => (x, height - 1 - y),
+                    SKEncodedOrigin.LeftTop => (y, x),
+                    SKEncodedOrigin.RightTop => (y, width - 1 - x),
+                    SKEncodedOrigin.RightBottom => (height - 1 - y, width - 1 - x),
+                    _ => (height - 1 - y, x),
+                };
+                to[(y * width) + x] = from[(sy * source.Width) + sx];
+            }
+        }
+        source.Dispose();
+        return target;
+    }
+
+    private static byte[] Thumbnail(SKBitmap bitmap)
+    {
+        float scale = Math.Min(1f, (float)ThumbnailSide / Math.Max(bitmap.Width, bitmap.Height));
+        var size = new SKSizeI(Math.Max(1, (int)(bitmap.Width * scale)), Math.Max(1, (int)(bitmap.Height * scale)));
+        using SKBitmap small = bitmap.Resize(bitmap.Info.WithSize(size.Width, size.Height), new SKSamplingOptions(SKFilterMode.Linear, SKMipmapMode.None));
+        using SKData data = small.Encode(SKEncodedImageFormat.Jpeg, 80);
+        return data.ToArray();
+    }
+
+    /// <summary>Pixels, perhaps shrunk in decoding, and the size that the picture has in full.</summary>
+    private sealed record Decoded(SKBitmap Bitmap, int WidthPx, int HeightPx) : IDisposable
+    {
+        public void Dispose() => Bitmap.Dispose();
+    }
+}

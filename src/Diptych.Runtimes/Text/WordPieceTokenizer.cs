@@ -1,0 +1,158 @@
+using System.Globalization;
+using System.Text;
+using Diptych.Inference;
+
+namespace Diptych.Runtimes.Text;
+
+/// <summary>
+/// BERT's uncased WordPiece (Devlin et al. 2019): clean, set CJK apart, strip accents, lower-case, split at blanks and
+/// punctuation, then the longest vocabulary entry first. Written here because the library's own (Microsoft.ML.Tokenizers 2.0)
+/// drops symbols, tabs and line ends that the reference keeps.
+/// </summary>
+public sealed class WordPieceTokenizer : ITokenizer
+{
+    private const int LongestWord = 100;
+    private readonly Dictionary<string, int>.AlternateLookup<ReadOnlySpan<char>> _beginnings, _continuations;
+    private readonly int _unknown, _start, _separator;
+
+    /// <exception cref="InvalidOperationException">The process runs without Unicode data (invariant globalization).</exception>
+    public WordPieceTokenizer(string vocabularyPath, int maxTokens)
+    {
+        if ("é".Normalize(NormalizationForm.FormD).Length != 2)
+        {
+            throw new InvalidOperationException(
+                "Unicode normalization does not work in this process: install ICU (Debian: libicu) and unset DOTNET_SYSTEM_GLOBALIZATION_INVARIANT.");
+        }
+        Dictionary<string, int> beginnings = new(StringComparer.Ordinal), continuations = new(StringComparer.Ordinal);
+        int id = 0;
+        foreach (string line in File.ReadLines(vocabularyPath))
+        {
+            bool continues = line.StartsWith("##", StringComparison.Ordinal);
+            (continues ? continuations : beginnings).TryAdd(continues ? line[2..] : line, id++);
+        }
+        _beginnings = beginnings.GetAlternateLookup<ReadOnlySpan<char>>();
+        _continuations = continuations.GetAlternateLookup<ReadOnlySpan<char>>();
+        (_unknown, _start, _separator) = (beginnings["[UNK]"], beginnings["[CLS]"], beginnings["[SEP]"]);
+        MaxTokens = maxTokens;
+    }
+
+    public int MaxTokens { get; }
+
+    public int[] Encode(string text)
+    {
+        List<int> ids = [_start];
+        Append(text, ids);
+        if (ids.Count >= MaxTokens)
+        {
+            ids.RemoveRange(MaxTokens - 1, ids.Count - MaxTokens + 1);
+        }
+        ids.Add(_separator);
+        return [.. ids];
+    }
+
+    public int Count(string text)
+    {
+        List<int> ids = [];
+        Append(text, ids);
+        return ids.Count;
+    }
+
+    private void Append(string text, List<int> ids)
+    {
+        string normalized = Normalize(text);
+        int start = -1;
+        for (int i = 0; i < normalized.Length;)
+        {
+            Rune.DecodeFromUtf16(normalized.AsSpan(i), out Rune rune, out int length);
+            bool blank = Rune.IsWhiteSpace(rune), alone = IsPunctuation(rune);
+            if ((blank || alone) && start >= 0)
+            {
+                AppendWord(normalized.AsSpan(start, i - start), ids);
+                start = -1;
+            }
+            if (alone)
+            {
+                AppendWord(normalized.AsSpan(i, length), ids);
+            }
+            else if (!blank && start < 0)
+            {
+                start = i;
+            }
+            i += length;
+        }
+        if (start >= 0)
+        {
+            AppendWord(normalized.AsSpan(start), ids);
+        }
+    }
+
+    private void AppendWord(ReadOnlySpan<char> word, List<int> ids)
+    {
+        int before = ids.Count;
+        int runes = 0;
+        foreach (Rune _ in word.EnumerateRunes())
+        {
+            runes++;
+        }
+        for (int from = 0; from < word.Length && runes <= LongestWord;)
+        {
+            int to = word.Length, id = -1;
+            for (; to > from; to--)
+            {
+                if ((from == 0 ? _beginnings : _continuations).TryGetValue(word[from..to], out id))
+                {
+                    break;
+                }
+            }
+            if (to == from)
+            {
+                ids.RemoveRange(before, ids.Count - before);
+                ids.Add(_unknown);
+                return;
+            }
+            ids.Add(id);
+            from = to;
+        }
+        if (ids.Count == before)
+        {
+            ids.Add(_unknown);
+        }
+    }
+
+    private static string Normalize(string text)
+    {
+        var cleaned = new StringBuilder(text.Length + 8);
+        foreach (Rune rune in text.EnumerateRunes())
+        {
+            if (Rune.IsWhiteSpace(rune))
+            {
+                cleaned.Append(' ');
+            }
+            else if (IsCjk(rune.Value))
+            {
+                cleaned.Append(' ').Append(rune).Append(' ');
+            }
+            else if (rune.Value is not (0 or 0xFFFD) && Rune.GetUnicodeCategory(rune) is not (UnicodeCategory.Control or UnicodeCategory.Format))
+            {
+                cleaned.Append(rune);
+            }
+        }
+        string decomposed = cleaned.ToString().Normalize(NormalizationForm.FormD);
+        var folded = new StringBuilder(decomposed.Length);
+        foreach (Rune rune in decomposed.EnumerateRunes())
+        {
+            if (Rune.GetUnicodeCategory(rune) != UnicodeCategory.NonSpacingMark)
+            {
+                folded.Append(Rune.ToLowerInvariant(rune));
+            }
+        }
+        return folded.ToString();
+    }
+
+    private static bool IsPunctuation(Rune rune) =>
+        rune.Value is (>= 33 and <= 47) or (>= 58 and <= 64) or (>= 91 and <= 96) or (>= 123 and <= 126) || Rune.IsPunctuation(rune);
+
+    private static bool IsCjk(int c) => c
+        is (>= 0x4E00 and <= 0x9FFF) or (>= 0x3400 and <= 0x4DBF) or (>= 0x20000 and <= 0x2A6DF) or (>= 0x2A700 and <= 0x2B73F)
+        or (>= 0x2B740 and <= 0x2B81F) or (>= 0x2B820 and <= 0x2CEAF) or (>= 0xF900 and <= 0xFAFF) or (>= 0x2F800 and <= 0x2FA1F);
+}
