@@ -106,6 +106,8 @@ public sealed partial class Chunker(ITokenizer tokenizer)
             yield return piece;
             yield break;
         }
+        // Parts of about one length: a short tail would be a passage that says little.
+        budget = Math.Min(budget, (piece.Tokens / ((piece.Tokens + budget - 1) / budget)) + (budget / 8));
         int start = 0, tokens = 0, end = 0;
         foreach (TextRange unit in Sentences.Split(piece.Text).SelectMany(s => SplitLong(piece.Text, s, budget)))
         {

@@ -29,7 +29,8 @@ public sealed record ReadDocument(string? Title, Metadata Metadata, IReadOnlyLis
 /// <summary>What a reader gets.</summary>
 /// <param name="Name">File name, with extension.</param>
 /// <param name="Directory">Where relative references are looked up; null when the bytes came without a folder.</param>
-public sealed record SourceFile(string Name, byte[] Bytes, string? Directory = null);
+/// <param name="Root">The folder that such references may not leave; by default <paramref name="Directory"/>.</param>
+public sealed record SourceFile(string Name, byte[] Bytes, string? Directory = null, string? Root = null);
 
 /// <summary>Understands one family of formats.</summary>
 public interface IDocumentReader

@@ -43,6 +43,9 @@ public sealed partial class SqliteStore
     public IReadOnlyList<Candidate> SearchCross(string collection, ReadOnlyMemory<float> query, int k, Filter? filter, Modality modality) =>
         Search(collection, s => modality == Modality.Text ? s.CrossText : s.CrossImage, query, k, filter);
 
+    /// <summary>Image passages of the collection.</summary>
+    public int ImageCount(string collection) => _spaces.TryGetValue(collection, out Spaces? spaces) ? spaces.CrossImage.Snapshot.Live : 0;
+
     private IReadOnlyList<Candidate> Search(string collection, Func<Spaces, VectorTable> table, ReadOnlyMemory<float> query, int k, Filter? filter)
     {
         if (!_spaces.TryGetValue(collection, out Spaces? spaces))

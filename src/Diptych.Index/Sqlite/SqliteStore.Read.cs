@@ -11,7 +11,7 @@ namespace Diptych.Index.Sqlite;
 public sealed partial class SqliteStore
 {
     /// <summary>Weight of a word in the title, headings or metadata beside one in the text, in BM25.</summary>
-    private const double ContextWeight = 0.5;
+    private const double ContextWeight = 1;
 
     public IReadOnlyList<Collection> Collections()
     {

@@ -33,7 +33,7 @@ internal sealed class EmailReader(Func<string, IDocumentReader?> readerFor) : ID
         }
         blocks.AddRange(message.TextBody is { Length: > 0 } text
             ? PlainTextReader.Paragraphs(text).Select(p => new Block(BlockKind.Paragraph, p))
-            : HtmlReader.Parse(message.HtmlBody ?? "", null, cancellation).Blocks);
+            : HtmlReader.Parse(message.HtmlBody ?? "", null, null, cancellation).Blocks);
         foreach (MimePart part in message.BodyParts.OfType<MimePart>())
         {
             if (part.Content is not null && (part.IsAttachment || part.ContentType.IsMimeType("image", "*")))

@@ -17,9 +17,9 @@ internal sealed class HtmlReader : IDocumentReader
             "FIGURE", "FIGCAPTION", "HEADER", "H1", "H2", "H3", "H4", "H5", "H6", "HR", "ADDRESS", "DETAILS", "SUMMARY"],
         StringComparer.Ordinal);
 
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation) => Parse(TextEncoding.Decode(file.Bytes), file.Directory, cancellation);
+    public ReadDocument Read(SourceFile file, CancellationToken cancellation) => Parse(TextEncoding.Decode(file.Bytes), file.Directory, file.Root, cancellation);
 
-    public static ReadDocument Parse(string html, string? directory, CancellationToken cancellation)
+    public static ReadDocument Parse(string html, string? directory, string? root, CancellationToken cancellation)
     {
         using var document = new HtmlParser().ParseDocument(html);
         Metadata metadata = Metadata.Empty;
@@ -29,17 +29,17 @@ internal sealed class HtmlReader : IDocumentReader
             metadata = key == "keywords" ? metadata.With(key, value?.Split(',') ?? []) : metadata.With(key, value);
         }
         metadata = metadata.With("language", document.DocumentElement?.GetAttribute("lang"));
-        var walk = new Walk(directory, cancellation);
-        IElement? root = document.QuerySelector("main") ?? document.QuerySelector("article") ?? document.Body;
-        if (root is not null)
+        var walk = new Walk(directory, root ?? directory, cancellation);
+        IElement? content = document.QuerySelector("main") ?? document.QuerySelector("article") ?? document.Body;
+        if (content is not null)
         {
-            walk.Visit(root, 0);
+            walk.Visit(content, 0);
         }
         string? title = document.QuerySelector("title")?.TextContent.Trim();
         return new ReadDocument(string.IsNullOrEmpty(title) ? document.QuerySelector("h1")?.TextContent.Trim() : title, metadata, walk.Blocks);
     }
 
-    private sealed class Walk(string? directory, CancellationToken cancellation)
+    private sealed class Walk(string? directory, string? root, CancellationToken cancellation)
     {
         private const int MaxDepth = 512;
 
@@ -137,7 +137,7 @@ internal sealed class HtmlReader : IDocumentReader
             }
         }
 
-        /// <summary>A picture carried in the page, or one beside it; never one from the network or from above the page's folder.</summary>
+        /// <summary>A picture carried in the page, or one beside it; never one from the network or from above the folder that is ingested.</summary>
         private byte[]? Bytes(string source)
         {
             if (source.StartsWith("data:image/", StringComparison.OrdinalIgnoreCase) && source.IndexOf(";base64,", StringComparison.OrdinalIgnoreCase) is var at and > 0)
@@ -145,13 +145,13 @@ internal sealed class HtmlReader : IDocumentReader
                 byte[] buffer = new byte[source.Length - at];
                 return Convert.TryFromBase64String(source[(at + 8)..], buffer, out int length) ? buffer[..length] : null;
             }
-            if (directory is null || source.Length == 0 || source.Contains("://", StringComparison.Ordinal))
+            if (directory is null || root is null || source.Length == 0 || source.Contains("://", StringComparison.Ordinal))
             {
                 return null;
             }
-            string root = Path.GetFullPath(directory) + Path.DirectorySeparatorChar;
-            string path = Path.GetFullPath(Path.Combine(root, Uri.UnescapeDataString(source.Split('?', '#')[0])));
-            return path.StartsWith(root, StringComparison.Ordinal) && File.Exists(path) ? File.ReadAllBytes(path) : null;
+            string within = Path.TrimEndingDirectorySeparator(Path.GetFullPath(root)) + Path.DirectorySeparatorChar;
+            string path = Path.GetFullPath(Path.Combine(directory, Uri.UnescapeDataString(source.Split('?', '#')[0])));
+            return path.StartsWith(within, StringComparison.Ordinal) && MediaTypes.IsKnown(path) && File.Exists(path) ? File.ReadAllBytes(path) : null;
         }
 
         private static string Collapse(string text) =>
@@ -168,7 +168,7 @@ internal sealed class MarkdownReader : IDocumentReader
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {
         string text = TextEncoding.Decode(file.Bytes);
-        ReadDocument read = HtmlReader.Parse(Markdown.ToHtml(text, Pipeline), file.Directory, cancellation);
+        ReadDocument read = HtmlReader.Parse(Markdown.ToHtml(text, Pipeline), file.Directory, file.Root, cancellation);
         Metadata metadata = FrontMatter(text);
         return read with { Title = metadata.First("title") ?? read.Title, Metadata = read.Metadata.With(metadata) };
     }

@@ -72,7 +72,7 @@ internal sealed class XlsxReader : IDocumentReader
         {
             return raw == "1" ? "true" : "false";
         }
-        bool isDate = cell.DataType is null && cell.StyleIndex?.Value is { } style && dates.Contains(style);
+        bool isDate = (cell.DataType is null || cell.DataType.Value == CellValues.Number) && cell.StyleIndex?.Value is { } style && dates.Contains(style);
         return isDate && double.TryParse(raw, NumberStyles.Float, CultureInfo.InvariantCulture, out double days) && days is > 0 and < 2_958_465
             ? DateTime.FromOADate(days).ToString(days % 1 == 0 ? "yyyy-MM-dd" : "yyyy-MM-dd HH:mm", CultureInfo.InvariantCulture)
             : raw;

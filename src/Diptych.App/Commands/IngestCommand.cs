@@ -1,0 +1,59 @@
+using System.CommandLine;
+using Diptych.App.Http;
+using Diptych.Core;
+using Diptych.Engine.Ingestion;
+
+namespace Diptych.App.Commands;
+
+internal static class IngestCommand
+{
+    private static readonly Argument<string[]> Sources = new("source") { Description = "Files, folders, URLs, or - for standard input", Arity = ArgumentArity.OneOrMore };
+    private static readonly Option<string[]> Include = new("--include") { Description = "Globs under a folder, such as **/*.pdf (default: all known formats)" };
+    private static readonly Option<string[]> Exclude = new("--exclude") { Description = $"Globs to leave out; {FileSources.IgnoreFile} files do the same" };
+    private static readonly Option<bool> Prune = new("--prune") { Description = "Delete documents whose files are gone from the folders" };
+    private static readonly Option<string> Name = new("--name") { Description = "File name for standard input, which tells its format", DefaultValueFactory = _ => "stdin.txt" };
+    private static readonly Option<string[]> Tags = new("--meta", "-m") { Description = "key=value to keep as metadata of standard input and URLs" };
+
+    public static Command Build()
+    {
+        var command = new Command("ingest", "Read files, folders, URLs or standard input into a collection")
+        {
+            Sources, CommandLine.Collection, Include, Exclude, Prune, Name, Tags,
+        };
+        command.SetAction(RunAsync);
+        return command;
+    }
+
+    private static async Task<int> RunAsync(ParseResult parsed, CancellationToken cancellation)
+    {
+        DiptychOptions options = CommandLine.Options(parsed);
+        string[] given = parsed.GetValue(Sources)!;
+        string[] urls = [.. given.Where(IsUrl)], paths = [.. given.Where(s => s != "-" && !IsUrl(s))];
+        using var fetcher = new UrlSource(options.AllowPrivateUrls, (long)options.MaxUploadMb << 20);
+        var metadata = new Metadata((parsed.GetValue(Tags) ?? []).Select(t => t.Split('=', 2)).Select(t => t.Length == 2
+            ? KeyValuePair.Create(t[0], (IReadOnlyList<string>)[t[1]])
+            : throw new InvalidRequestException($"'{t[0]}' is not key=value.")));
+        var sources = FileSources.Find(paths, parsed.GetValue(Include) ?? [], parsed.GetValue(Exclude) ?? [])
+            .Concat(urls.Select(u => fetcher.At(u) is var source ? source with { Metadata = source.Metadata!.With(metadata) } : source));
+        if (given.Contains("-"))
+        {
+            using var content = new MemoryStream();
+            await using Stream input = Console.OpenStandardInput();
+            await input.CopyToAsync(content, cancellation);
+            string name = parsed.GetValue(Name)!;
+            sources = sources.Append(IngestSource.Bytes($"stdin:{name}", name, content.ToArray(), null, metadata));
+        }
+        await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
+        var run = new IngestOptions
+        {
+            Collection = parsed.GetValue(CommandLine.Collection)!,
+            PruneUnder = parsed.GetValue(Prune) ? [.. paths.Where(Directory.Exists)] : [],
+        };
+        IngestTotals totals = await new IngestProgress(parsed.GetValue(CommandLine.AsJson)).ShowAsync(
+            report => product.Ingestor.RunAsync(sources, run, report, cancellation));
+        return totals.Failed > 0 ? ExitCode.Partial : ExitCode.Success;
+    }
+
+    private static bool IsUrl(string source) =>
+        source.StartsWith("http://", StringComparison.OrdinalIgnoreCase) || source.StartsWith("https://", StringComparison.OrdinalIgnoreCase);
+}

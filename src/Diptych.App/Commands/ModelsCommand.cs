@@ -1,0 +1,99 @@
+using System.CommandLine;
+using Diptych.Core;
+using Spectre.Console;
+
+namespace Diptych.App.Commands;
+
+internal static class ModelsCommand
+{
+    public static Command Build()
+    {
+        var list = new Command("list", "List the models in use");
+        list.SetAction(async (parsed, cancellation) =>
+        {
+            await using Product product = await Product.OpenAsync(CommandLine.Options(parsed), TimeProvider.System, cancellation);
+            var models = new[] { product.Embedder.TextSpace, product.Embedder.CrossSpace }
+                .Select(s => (Space: s, Model: product.Inference.Describe(s.Model))).ToList();
+            if (parsed.GetValue(CommandLine.AsJson))
+            {
+                Output.Json(new { models = models.Select(m => new { m.Model.Name, m.Model.Revision, m.Model.Input, m.Model.Outputs, m.Model.WeightBytes }) });
+                return ExitCode.Success;
+            }
+            var table = new Table().Border(TableBorder.Simple).AddColumns("model", "revision", "reads", "gives", "size");
+            foreach (var (_, m) in models)
+            {
+                table.AddRow(m.Name, m.Revision, m.Input.ToString().ToLowerInvariant(), string.Join(", ", m.Outputs.Select(o => $"{o.Key} [{o.Value}]")).EscapeMarkup(), $"{m.WeightBytes / 1_000_000.0:0.0} MB".ToString(System.Globalization.CultureInfo.InvariantCulture));
+            }
+            AnsiConsole.Write(table);
+            return ExitCode.Success;
+        });
+        return new Command("models", "The models in use") { list };
+    }
+}
+
+internal static class CompletionCommand
+{
+    private static readonly Argument<string> Shell = new Argument<string>("shell") { Description = "bash, zsh or fish" }.AcceptOnlyFromAmong("bash", "zsh", "fish");
+
+    /// <summary>Prints a script that asks the program itself ([suggest]) what can follow.</summary>
+    public static Command Build()
+    {
+        var command = new Command("completion", "Print a shell completion script, for example: source <(diptych completion bash)") { Shell };
+        command.SetAction(parsed => Console.WriteLine(parsed.GetValue(Shell) switch
+        {
+            "bash" => """
+                _diptych() { local IFS=$'\n'; COMPREPLY=($(compgen -W "$(diptych "[suggest:${COMP_POINT}]" "${COMP_LINE}" 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}")); }
+                complete -F _diptych diptych
+                """,
+            "zsh" => """
+                _diptych() { local -a c; c=("${(@f)$(diptych "[suggest:${#BUFFER}]" "${BUFFER}" 2>/dev/null)}"); compadd -a c }
+                compdef _diptych diptych
+                """,
+            _ => "complete -c diptych -f -a '(diptych \"[suggest:\"(commandline -C)\"]\" (commandline) 2>/dev/null)'",
+        }));
+        return command;
+    }
+}
+
+internal static class DoctorCommand
+{
+    public static Command Build()
+    {
+        var command = new Command("doctor", "Check settings, models and database, and say what is wrong");
+        command.SetAction(async (parsed, cancellation) =>
+        {
+            var checks = new List<(string What, bool Sound, string Detail)>();
+            DiptychOptions options = CommandLine.Options(parsed);
+            checks.Add(("settings", true, $"data in {options.Data}; answers {(options.Llm.Endpoint is null ? "by extracts" : $"by {options.Llm.Model} at {options.Llm.Endpoint}")}"));
+            try
+            {
+                await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
+                var embedding = await product.Embedder.EmbedTextAsync("a photo of a cat", Inference.Lane.Interactive, cancellation);
+                checks.Add(("models", embedding.Cross.Length == product.Embedder.CrossSpace.Dimensions, string.Join(", ", product.Inference.Models.Select(m => $"{m.Name}@{m.Revision}"))));
+                var faults = product.Store.CheckIntegrity();
+                checks.Add(("database", faults.Count == 0, faults.Count == 0 ? $"sound, sequence {product.Store.Sequence}" : string.Join("; ", faults)));
+                foreach (var c in product.Store.Collections())
+                {
+                    checks.Add(($"collection {c.Name}", true, $"{c.Documents} documents, {c.Passages} passages, {c.Images} of them images"));
+                }
+            }
+            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or Microsoft.Data.Sqlite.SqliteException)
+            {
+                checks.Add(("start", false, error.Message));
+            }
+            if (parsed.GetValue(CommandLine.AsJson))
+            {
+                Output.Json(new { checks = checks.Select(c => new { c.What, c.Sound, c.Detail }) });
+            }
+            else
+            {
+                foreach (var (what, sound, detail) in checks)
+                {
+                    AnsiConsole.MarkupLine($"{(sound ? "[green]ok  [/]" : "[red]bad [/]")} {what.EscapeMarkup()}: {detail.EscapeMarkup()}");
+                }
+            }
+            return checks.TrueForAll(c => c.Sound) ? ExitCode.Success : ExitCode.Failure;
+        });
+        return command;
+    }
+}

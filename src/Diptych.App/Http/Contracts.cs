@@ -1,0 +1,174 @@
+using System.ComponentModel;
+using Diptych.Core;
+using Diptych.Engine.Ingestion;
+
+namespace Diptych.App.Http;
+
+/// <summary>A weighted part of a query: exactly one of text, image, image_url and passage.</summary>
+public sealed record PartRequest
+{
+    public string? Text { get; init; }
+
+    [Description("An image file, base64 or as a data: URI.")]
+    public string? Image { get; init; }
+
+    [Description("The image of an ingested passage, as /v1/passages/{id}/image.")]
+    public string? ImageUrl { get; init; }
+
+    [Description("The id of an ingested passage.")]
+    public long? Passage { get; init; }
+
+    [Description("Negative pushes away. Default 1.")]
+    public double Weight { get; init; } = 1;
+}
+
+/// <summary>The body of POST /v1/search.</summary>
+public sealed record SearchRequest
+{
+    public string Collection { get; init; } = "default";
+
+    [Description("Short for one part of text.")]
+    public string? Query { get; init; }
+
+    public IReadOnlyList<PartRequest>? Parts { get; init; }
+
+    [Description("Of cross, text, lexical; empty takes all that apply.")]
+    public IReadOnlyList<Channel>? Channels { get; init; }
+
+    [Description("reciprocal_rank or weighted.")]
+    public Fusion Fusion { get; init; } = Fusion.ReciprocalRank;
+
+    [Description("Weight by channel for fusion; default 1 each.")]
+    public IReadOnlyDictionary<string, double>? ChannelWeights { get; init; }
+
+    [Description("{\"field\":\"year\",\"gte\":2000}, {\"and\":[…]}, {\"or\":[…]}, {\"not\":…}; operators eq, in, gt, gte, lt, lte, prefix, exists.")]
+    public Filter? Filter { get; init; }
+
+    public Modality? Modality { get; init; }
+
+    public int Limit { get; init; } = 10;
+
+    public int Offset { get; init; }
+
+    [Description("At most one hit a document.")]
+    public bool GroupByDocument { get; init; }
+
+    [Description("Maximal marginal relevance: 1 relevance alone, 0 novelty alone.")]
+    public double? MmrLambda { get; init; }
+
+    [Description("Hits below this calibrated confidence are left out.")]
+    public double MinConfidence { get; init; }
+}
+
+/// <summary>A hit with links to what it shows.</summary>
+public sealed record HitResponse(
+    int Rank,
+    double Score,
+    double Confidence,
+    Modality Modality,
+    long PassageId,
+    string Text,
+    string HeadingPath,
+    Anchor Anchor,
+    DocumentResponse Document,
+    Snippet? Snippet,
+    IReadOnlyList<ChannelEvidence> Evidence,
+    string? ThumbnailUrl,
+    string? ImageUrl,
+    string ViewUrl)
+{
+    public static HitResponse Of(Hit hit) => new(
+        hit.Rank, hit.Score, hit.Confidence, hit.Passage.Modality, hit.Passage.Id, hit.Passage.Text, hit.Passage.HeadingPath, hit.Passage.Anchor,
+        DocumentResponse.Of(hit.Document), hit.Snippet, hit.Evidence, Links.Thumbnail(hit.Passage), Links.Image(hit.Passage), Links.View(hit.Passage, hit.Passage.Anchor));
+}
+
+/// <summary>The body of the answer to POST /v1/search.</summary>
+public sealed record SearchResponse(IReadOnlyList<HitResponse> Hits, int Total, double Confidence);
+
+/// <summary>A document as the API shows it.</summary>
+public sealed record DocumentResponse(
+    long Id, string Collection, string Source, string Title, string MediaType, string ContentHash, long SizeBytes, DateTimeOffset IngestedAt,
+    int PageCount, int PassageCount, Metadata Metadata, string OriginalUrl)
+{
+    public static DocumentResponse Of(Document d) => new(
+        d.Id, d.Collection, d.Source, d.Title, d.MediaType, d.ContentHash, d.SizeBytes, d.IngestedAt, d.PageCount, d.PassageCount, d.Metadata,
+        $"/v1/documents/{d.Id}/original");
+}
+
+/// <summary>A page of documents.</summary>
+public sealed record DocumentList(IReadOnlyList<DocumentResponse> Documents);
+
+/// <summary>A passage as the API shows it.</summary>
+public sealed record PassageResponse(
+    long Id, long DocumentId, int Ordinal, Modality Modality, string Text, string HeadingPath, Anchor Anchor, int WidthPx, int HeightPx, string? ThumbnailUrl)
+{
+    public static PassageResponse Of(Passage p) => new(
+        p.Id, p.DocumentId, p.Ordinal, p.Modality, p.Text, p.HeadingPath, p.Anchor, p.WidthPx, p.HeightPx, Links.Thumbnail(p));
+}
+
+/// <summary>The body of POST /v1/answers.</summary>
+public sealed record AnswerRequest
+{
+    public string Collection { get; init; } = "default";
+
+    public required string Question { get; init; }
+
+    [Description("An image that the question is about, base64 or as a data: URI.")]
+    public string? Image { get; init; }
+
+    public Filter? Filter { get; init; }
+
+    [Description("Server-sent events: 'delta' with text, then 'answer' with the whole.")]
+    public bool Stream { get; init; }
+
+    [Description("Below this confidence there is no answer. Default 0.5.")]
+    public double? MinConfidence { get; init; }
+
+    [Description("Extracts even where a language model is configured.")]
+    public bool ExtractOnly { get; init; }
+}
+
+/// <summary>A citation with a link that opens the document at the place.</summary>
+public sealed record CitationResponse(
+    int Number, string Quote, Modality Modality, long PassageId, Anchor Anchor, double Confidence, DocumentResponse Document, string? ThumbnailUrl, string ViewUrl)
+{
+    public static CitationResponse Of(Citation c) => new(
+        c.Number, c.Quote, c.Passage.Modality, c.Passage.Id, c.Anchor, c.Confidence, DocumentResponse.Of(c.Document), Links.Thumbnail(c.Passage), Links.View(c.Passage, c.Anchor));
+}
+
+/// <summary>The body of the answer to POST /v1/answers.</summary>
+public sealed record AnswerResponse(string Kind, string Text, IReadOnlyList<CitationResponse> Citations, double Confidence, IReadOnlyList<string> Degraded)
+{
+    public static AnswerResponse Of(Engine.Answering.Answer a) => new(
+        a.Kind.ToString().ToLowerInvariant(), a.Text, [.. a.Citations.Select(CitationResponse.Of)], a.Confidence, a.Degraded);
+}
+
+/// <summary>The body of POST /v1/collections.</summary>
+public sealed record CollectionRequest(string Name);
+
+/// <summary>The body of POST /v1/collections/{collection}/urls.</summary>
+public sealed record UrlsRequest(IReadOnlyList<string> Urls);
+
+/// <summary>An ingestion job.</summary>
+/// <param name="State">running, done, failed or cancelled.</param>
+public sealed record JobResponse(string Id, string Collection, string State, IngestTotals Totals, IReadOnlyList<JobEvent> Failures, string? Error);
+
+/// <summary>What became of one file of a job.</summary>
+public sealed record JobEvent(string Source, IngestOutcome Outcome, string? Reason, long? DocumentId);
+
+/// <summary>The models that are served.</summary>
+public sealed record ModelList(string Object, IReadOnlyList<ModelResponse> Data);
+
+/// <summary>One model, in OpenAI's dialect with what this server adds.</summary>
+public sealed record ModelResponse(string Id, string Object, string OwnedBy, string Revision, long WeightBytes, int Dimensions);
+
+internal static class Links
+{
+    public static string? Thumbnail(Passage p) => p.Modality == Modality.Image ? $"/v1/passages/{p.Id}/thumbnail" : null;
+
+    public static string? Image(Passage p) => p.Modality == Modality.Image ? $"/v1/passages/{p.Id}/image" : null;
+
+    /// <summary>The web page, opened at the place.</summary>
+    public static string View(Passage p, Anchor anchor) =>
+        $"/#doc={p.DocumentId}&passage={p.Id}" + (anchor is { Start: { } start, End: { } end } ? $"&start={start}&end={end}" : "");
+}

@@ -1,0 +1,75 @@
+using System.Globalization;
+using System.Text.Json;
+using Diptych.Core;
+using Diptych.Engine.Ingestion;
+using Microsoft.AspNetCore.Diagnostics;
+using Microsoft.AspNetCore.Mvc;
+
+namespace Diptych.App.Http;
+
+/// <summary>
+/// Errors as RFC 9457 problem documents with a stable type. The same document carries OpenAI's <c>error</c> object, so that its
+/// clients read the message too.
+/// </summary>
+internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
+{
+    public async ValueTask<bool> TryHandleAsync(HttpContext http, Exception exception, CancellationToken cancellation)
+    {
+        if (exception is OperationCanceledException && http.RequestAborted.IsCancellationRequested)
+        {
+            return true;
+        }
+        (int status, string type, string detail) = exception switch
+        {
+            InvalidRequestException or UnreadableException => (400, "invalid-request", exception.Message),
+            NotFoundException => (404, "not-found", exception.Message),
+            OverloadedException => (429, "overloaded", exception.Message),
+            BadHttpRequestException { InnerException: JsonException json } => (400, "invalid-json", json.Message),
+            BadHttpRequestException bad => (bad.StatusCode, bad.StatusCode == 413 ? "too-large" : "invalid-request", bad.Message),
+            _ => (500, "internal", "The server failed to carry this out; its log says why."),
+        };
+        if (status == 500)
+        {
+            log.LogError(exception, "{Method} {Path} failed", http.Request.Method, http.Request.Path);
+        }
+        if (exception is OverloadedException overloaded)
+        {
+            http.Response.Headers.RetryAfter = ((int)Math.Ceiling(overloaded.RetryAfter.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
+        }
+        await WriteAsync(http, status, type, detail, cancellation);
+        return true;
+    }
+
+    public static Task WriteAsync(HttpContext http, int status, string type, string detail, CancellationToken cancellation)
+    {
+        http.Response.StatusCode = status;
+        var problem = new ProblemDetails
+        {
+            Status = status,
+            Type = $"urn:diptych:problem:{type}",
+            Title = type.Replace('-', ' '),
+            Detail = detail,
+            Extensions = { ["error"] = new { message = detail, type = type.Replace('-', '_'), code = type.Replace('-', '_') } },
+        };
+        return http.Response.WriteAsJsonAsync(problem, options: null, contentType: "application/problem+json", cancellation);
+    }
+}
+
+/// <summary>Writes server-sent events (WHATWG HTML, section 9.2).</summary>
+internal sealed class ServerSentEvents
+{
+    private readonly HttpResponse _response;
+
+    public ServerSentEvents(HttpResponse response)
+    {
+        _response = response;
+        response.ContentType = "text/event-stream";
+        response.Headers.CacheControl = "no-cache";
+    }
+
+    public async Task SendAsync(string name, object data, CancellationToken cancellation)
+    {
+        await _response.WriteAsync($"event: {name}\ndata: {JsonSerializer.Serialize(data, Json.Options)}\n\n", cancellation);
+        await _response.Body.FlushAsync(cancellation);
+    }
+}

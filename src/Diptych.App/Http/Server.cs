@@ -1,0 +1,80 @@
+using Microsoft.AspNetCore.HostFiltering;
+using Microsoft.AspNetCore.Http.Features;
+using Microsoft.OpenApi;
+
+namespace Diptych.App.Http;
+
+/// <summary>The server: the API, its OpenAPI document, health, and the web page.</summary>
+internal static class Server
+{
+    /// <summary>Builds the server. The product is opened by the caller, which also closes it.</summary>
+    public static WebApplication Build(DiptychOptions options, Product product, TimeProvider time, bool quiet = false)
+    {
+        WebApplicationBuilder builder = WebApplication.CreateSlimBuilder();
+        builder.WebHost.UseUrls(options.Url);
+        builder.WebHost.UseKestrelHttpsConfiguration();
+        builder.WebHost.ConfigureKestrel(k => k.Limits.MaxRequestBodySize = (long)options.MaxUploadMb << 20);
+        builder.Logging.SetMinimumLevel(quiet ? LogLevel.Error : LogLevel.Warning);
+        builder.Services.Configure<FormOptions>(f => f.MultipartBodyLengthLimit = (long)options.MaxUploadMb << 20);
+        builder.Services.Configure<HostOptions>(h => h.ShutdownTimeout = TimeSpan.FromSeconds(10));
+        builder.Services.ConfigureHttpJsonOptions(j => Json.Configure(j.SerializerOptions));
+        builder.Services.AddSingleton(product);
+        builder.Services.AddSingleton(time);
+        builder.Services.AddSingleton<IngestJobs>();
+        builder.Services.AddSingleton(new UrlSource(options.AllowPrivateUrls, (long)options.MaxUploadMb << 20));
+        builder.Services.AddProblemDetails();
+        builder.Services.AddExceptionHandler<Problems>();
+        builder.Services.AddOpenApi(o => o.AddDocumentTransformer((document, _, _) =>
+        {
+            document.Info = new OpenApiInfo { Title = "Diptych", Version = "v1", Description = "Search across text and images, and answers with citations." };
+            document.Servers = [];
+            return Task.CompletedTask;
+        }));
+        if (OnlyLoopback(options.Url))
+        {
+            // A name that an attacker points at this machine (DNS rebinding) is not one of these.
+            builder.Services.Configure<HostFilteringOptions>(h => h.AllowedHosts = ["localhost", "127.0.0.1", "[::1]"]);
+            builder.Services.AddTransient<IStartupFilter, HostFilter>();
+        }
+
+        WebApplication app = builder.Build();
+        app.UseExceptionHandler();
+        app.UseStatusCodePages(c => c.HttpContext.Response.HasStarted
+            ? Task.CompletedTask
+            : Problems.WriteAsync(
+                c.HttpContext,
+                c.HttpContext.Response.StatusCode,
+                c.HttpContext.Response.StatusCode == 404 ? "not-found" : "invalid-request",
+                $"{c.HttpContext.Request.Method} {c.HttpContext.Request.Path} is not part of this API. See /openapi/v1.json.",
+                c.HttpContext.RequestAborted));
+        app.Use(RefuseForeignPages);
+        app.MapOpenApi();
+        app.MapGet("/healthz", () => TypedResults.Text("ok")).ExcludeFromDescription();
+        app.MapGet("/readyz", (Product p) => TypedResults.Text($"ready, sequence {p.Store.Sequence}")).ExcludeFromDescription();
+        Endpoints.Map(app);
+        OpenAiEndpoints.Map(app);
+        Web.Page.Map(app);
+        return app;
+    }
+
+    /// <summary>A page of another site may not change anything here, whatever its visitor's browser would send along.</summary>
+    private static Task RefuseForeignPages(HttpContext http, RequestDelegate next)
+    {
+        string? origin = http.Request.Headers.Origin;
+        bool changes = !HttpMethods.IsGet(http.Request.Method) && !HttpMethods.IsHead(http.Request.Method);
+        return changes && origin is { Length: > 0 } && !(Uri.TryCreate(origin, UriKind.Absolute, out Uri? from) && from.Authority == http.Request.Host.Value)
+            ? Problems.WriteAsync(http, 403, "foreign-origin", $"Requests from pages of {origin} are not accepted.", http.RequestAborted)
+            : next(http);
+    }
+
+    private static bool OnlyLoopback(string urls) => urls.Split(';').All(u => Uri.TryCreate(u, UriKind.Absolute, out Uri? uri) && uri.IsLoopback);
+
+    private sealed class HostFilter : IStartupFilter
+    {
+        public Action<IApplicationBuilder> Configure(Action<IApplicationBuilder> next) => app =>
+        {
+            app.UseHostFiltering();
+            next(app);
+        };
+    }
+}

@@ -1,0 +1,80 @@
+using System.ClientModel;
+using Diptych.Engine.Answering;
+using Diptych.Engine.Evaluation;
+using Diptych.Engine.Ingestion;
+using Diptych.Engine.Search;
+using Diptych.Index.Sqlite;
+using Diptych.Inference;
+using Microsoft.Extensions.AI;
+using OpenAI;
+using OpenAI.Chat;
+
+namespace Diptych.App;
+
+/// <summary>The parts wired together: models, scheduler, store, and what works over them.</summary>
+public sealed class Product : IAsyncDisposable
+{
+    private readonly InferenceService _inference;
+
+    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, SqliteStore store, TimeProvider time, LlmOptions llm)
+    {
+        _inference = inference;
+        Embedder = embedder;
+        Images = images;
+        Store = store;
+        Ingestor = new Ingestor(store, embedder, images, time);
+        Searcher = new Searcher(store, embedder, images);
+        Evaluator = new Evaluator(Ingestor, Searcher);
+        Answerer = new Answerer(Searcher, store, embedder, ChatClient(llm), llm.Images);
+    }
+
+    public InferenceService Inference => _inference;
+
+    public Embedder Embedder { get; }
+
+    public IImageDecoder Images { get; }
+
+    public SqliteStore Store { get; }
+
+    public Ingestor Ingestor { get; }
+
+    public Searcher Searcher { get; }
+
+    public Evaluator Evaluator { get; }
+
+    public Answerer Answerer { get; }
+
+    /// <summary>Loads the models and the store, side by side.</summary>
+    public static async Task<Product> OpenAsync(DiptychOptions options, TimeProvider time, CancellationToken cancellation)
+    {
+        var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
+        var inference = new InferenceService([text, image], time);
+        try
+        {
+            var embedder = new Embedder(inference, tokenizer, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
+            Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
+            SqliteStore store = await Task.Run(
+                () => SqliteStore.Open(Path.Combine(options.Data, "diptych.db"), embedder.TextSpace, embedder.CrossSpace, time), cancellation);
+            await load;
+            return new Product(inference, embedder, Runtimes.StarterModel.ImageDecoder(), store, time, options.Llm);
+        }
+        catch
+        {
+            await inference.DisposeAsync();
+            throw;
+        }
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await _inference.DisposeAsync();
+        Store.Dispose();
+    }
+
+    private static IChatClient? ChatClient(LlmOptions llm) => llm.Endpoint is null
+        ? null
+        : new ChatClient(
+            llm.Model,
+            new ApiKeyCredential(llm.ApiKey is { Length: > 0 } key ? key : "none"),
+            new OpenAIClientOptions { Endpoint = new Uri(llm.Endpoint), NetworkTimeout = TimeSpan.FromSeconds(llm.TimeoutSeconds) }).AsIChatClient();
+}

@@ -1,0 +1,80 @@
+using Diptych.Core;
+
+namespace Diptych.Engine.Ingestion;
+
+/// <summary>What became of one source.</summary>
+public enum IngestOutcome
+{
+    Added,
+    Replaced,
+
+    /// <summary>The same bytes are there under the same source.</summary>
+    Unchanged,
+
+    /// <summary>The same bytes are there under another source.</summary>
+    Duplicate,
+    Failed,
+
+    /// <summary>It had vanished from the folders that were ingested.</summary>
+    Pruned,
+}
+
+/// <summary>Said once for each source, after its commit where it has one.</summary>
+/// <param name="Reason">Why it failed, or whose duplicate it is.</param>
+public sealed record IngestEvent(string Source, IngestOutcome Outcome, string? Reason, Document? Document, int Images);
+
+/// <summary>Sums over a run so far.</summary>
+public sealed record IngestTotals
+{
+    public int Found { get; init; }
+
+    public int Done { get; init; }
+
+    public int Added { get; init; }
+
+    public int Replaced { get; init; }
+
+    public int Unchanged { get; init; }
+
+    public int Duplicates { get; init; }
+
+    public int Failed { get; init; }
+
+    public int Pruned { get; init; }
+
+    public long Passages { get; init; }
+
+    public long Images { get; init; }
+
+    public double Seconds { get; init; }
+
+    internal IngestTotals With(IngestEvent e) => (this with
+    {
+        Done = Done + (e.Outcome == IngestOutcome.Pruned ? 0 : 1),
+        Passages = Passages + (e.Document?.PassageCount ?? 0),
+        Images = Images + e.Images,
+    }) switch
+    {
+        var t when e.Outcome == IngestOutcome.Added => t with { Added = Added + 1 },
+        var t when e.Outcome == IngestOutcome.Replaced => t with { Replaced = Replaced + 1 },
+        var t when e.Outcome == IngestOutcome.Unchanged => t with { Unchanged = Unchanged + 1 },
+        var t when e.Outcome == IngestOutcome.Duplicate => t with { Duplicates = Duplicates + 1 },
+        var t when e.Outcome == IngestOutcome.Failed => t with { Failed = Failed + 1 },
+        var t => t with { Pruned = Pruned + 1 },
+    };
+}
+
+/// <summary>How a run is carried out.</summary>
+public sealed record IngestOptions
+{
+    public required string Collection { get; init; }
+
+    /// <summary>Delete documents whose source lies under one of these and was not found.</summary>
+    public IReadOnlyList<string> PruneUnder { get; init; } = [];
+
+    /// <summary>A larger file is refused.</summary>
+    public long MaxFileBytes { get; init; } = 512L << 20;
+
+    /// <summary>A reader that takes longer is given up on.</summary>
+    public TimeSpan ReadTimeLimit { get; init; } = TimeSpan.FromSeconds(120);
+}

@@ -1,0 +1,296 @@
+using System.Collections.Concurrent;
+using System.Security.Cryptography;
+using System.Threading.Channels;
+using Diptych.Core;
+using Diptych.Index;
+using Diptych.Index.Sqlite;
+using Diptych.Inference;
+using Channel = System.Threading.Channels.Channel;
+
+namespace Diptych.Engine.Ingestion;
+
+/// <summary>
+/// source -> read -> chunk -> embed -> commit, with every stage busy at once and a bounded queue between them. Reading and decoding
+/// fill the cores beside the models; commits are gathered, each document in one transaction. One file's failure is told and stops nothing.
+/// </summary>
+public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder images, TimeProvider time)
+{
+    /// <summary>Documents between two stages.</summary>
+    private const int QueueLength = 64;
+
+    /// <summary>Documents being embedded at a time: enough for tight length buckets in the scheduler.</summary>
+    private const int Embedding = 192;
+
+    /// <summary>Most documents in one transaction.</summary>
+    private const int CommitBatch = 64;
+
+    private readonly Chunker _chunker = new(embedder.Tokenizer);
+
+    /// <param name="sources">Enumerated lazily, so that work starts before a large folder has been walked.</param>
+    /// <param name="report">Called from one thread at a time, with the sums so far.</param>
+    /// <returns>The sums at the end.</returns>
+    public async Task<IngestTotals> RunAsync(
+        IEnumerable<IngestSource> sources, IngestOptions options, Action<IngestEvent, IngestTotals>? report, CancellationToken cancellation)
+    {
+        using var failed = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        CancellationToken stop = failed.Token;
+        store.EnsureCollection(options.Collection);
+        var run = new Run(options, report, time);
+        var found = Channel.CreateBounded<IngestSource>(QueueLength * 4);
+        var read = Channel.CreateBounded<Readied>(QueueLength);
+        var embedded = Channel.CreateBounded<(Readied Source, IngestedDocument Document)>(QueueLength);
+
+        Task[] stages =
+        [
+            Stage(() => WalkAsync(sources, run, found.Writer, stop), failed),
+            Stage(() => ReadAsync(found.Reader, read.Writer, run, stop), failed),
+            Stage(() => EmbedAsync(read.Reader, embedded.Writer, run, stop), failed),
+            Stage(() => CommitAsync(embedded.Reader, run, stop), failed),
+        ];
+        try
+        {
+            await Task.WhenAll(stages).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (stages.FirstOrDefault(s => s.IsFaulted) is { } culprit)
+        {
+            // The other stages were cancelled because this one failed: its error is the one to tell.
+            await culprit.ConfigureAwait(false);
+        }
+        Prune(run);
+        return run.Totals;
+    }
+
+    private static async Task Stage(Func<Task> work, CancellationTokenSource failed)
+    {
+        try
+        {
+            await Task.Run(work, failed.Token).ConfigureAwait(false);
+        }
+        catch
+        {
+            await failed.CancelAsync().ConfigureAwait(false);
+            throw;
+        }
+    }
+
+    private static async Task WalkAsync(IEnumerable<IngestSource> sources, Run run, ChannelWriter<IngestSource> to, CancellationToken cancellation)
+    {
+        foreach (IngestSource source in sources)
+        {
+            run.Found(source.Source);
+            await to.WriteAsync(source, cancellation).ConfigureAwait(false);
+        }
+        to.Complete();
+    }
+
+    private async Task ReadAsync(ChannelReader<IngestSource> from, ChannelWriter<Readied> to, Run run, CancellationToken cancellation)
+    {
+        var parallel = new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount, CancellationToken = cancellation };
+        await Parallel.ForEachAsync(from.ReadAllAsync(cancellation), parallel, async (source, token) =>
+        {
+            try
+            {
+                if (await ReadyAsync(source, run, token).ConfigureAwait(false) is { } readied)
+                {
+                    await to.WriteAsync(readied, token).ConfigureAwait(false);
+                }
+            }
+            catch (Exception error) when (error is UnreadableException or IOException or UnauthorizedAccessException or HttpRequestException)
+            {
+                run.Say(new IngestEvent(source.Source, IngestOutcome.Failed, error.Message, null, 0));
+            }
+        }).ConfigureAwait(false);
+        to.Complete();
+    }
+
+    private async Task<Readied?> ReadyAsync(IngestSource source, Run run, CancellationToken cancellation)
+    {
+        if (source.Directory is not null && new FileInfo(source.Source).Length is var length && length > run.Options.MaxFileBytes)
+        {
+            throw new UnreadableException($"The file has {length >> 20} MB, more than the limit of {run.Options.MaxFileBytes >> 20} MB.");
+        }
+        byte[] bytes = await source.Read(cancellation).ConfigureAwait(false);
+        if (bytes.LongLength > run.Options.MaxFileBytes)
+        {
+            throw new UnreadableException($"The content has {bytes.LongLength >> 20} MB, more than the limit of {run.Options.MaxFileBytes >> 20} MB.");
+        }
+        string hash = Convert.ToHexStringLower(SHA256.HashData(bytes));
+        Document? before = store.Document(run.Options.Collection, source.Source);
+        if (before?.ContentHash == hash)
+        {
+            run.Say(new IngestEvent(source.Source, IngestOutcome.Unchanged, null, null, 0));
+            return null;
+        }
+        string twin = run.FirstWith(hash, source.Source);
+        if (twin == source.Source)
+        {
+            twin = store.DocumentByHash(run.Options.Collection, hash)?.Source ?? twin;
+        }
+        if (twin != source.Source && before is null)
+        {
+            run.Say(new IngestEvent(source.Source, IngestOutcome.Duplicate, $"same content as {twin}", null, 0));
+            return null;
+        }
+        string mediaType = MediaTypes.Detect(source.Name, bytes, source.MediaType);
+        return await LimitAsync(() => Ready(source, bytes, hash, mediaType, before is not null, cancellation), run.Options.ReadTimeLimit, cancellation).ConfigureAwait(false);
+    }
+
+    private Readied Ready(IngestSource source, byte[] bytes, string hash, string mediaType, bool replaces, CancellationToken cancellation)
+    {
+        ReadDocument read = DocumentReaders.Read(mediaType, new SourceFile(source.Name, bytes, source.Directory, source.Root), cancellation);
+        var (text, chunks) = _chunker.Cut(read, cancellation);
+        bool single = MediaTypes.IsImage(mediaType);
+        var passages = new List<(Chunk Chunk, PreparedImage? Image)>(chunks.Count);
+        foreach (Chunk chunk in chunks)
+        {
+            PreparedImage? image = chunk.Image is null ? null : Decode(chunk.Image, single, cancellation);
+            if (chunk.Image is null || image is not null)
+            {
+                passages.Add((chunk, image));
+            }
+        }
+        if (passages.Count == 0)
+        {
+            throw new UnreadableException("Nothing to read in it: neither text nor a picture.");
+        }
+        var document = new Document
+        {
+            Collection = "",
+            Source = source.Source,
+            ContentHash = hash,
+            MediaType = mediaType,
+            Title = read.Title ?? Path.GetFileNameWithoutExtension(source.Name),
+            SizeBytes = bytes.LongLength,
+            IngestedAt = time.GetUtcNow(),
+            PageCount = read.PageCount,
+            Metadata = read.Metadata.With(source.Metadata ?? Metadata.Empty),
+        };
+        return new Readied(document, text, source.KeepOriginal ? bytes : null, passages, single, replaces);
+    }
+
+    /// <summary>A file that is an image must decode; a broken picture inside a document is left out of it.</summary>
+    private PreparedImage? Decode(byte[] image, bool required, CancellationToken cancellation)
+    {
+        cancellation.ThrowIfCancellationRequested();
+        try
+        {
+            return images.Prepare(image);
+        }
+        catch (InvalidDataException error)
+        {
+            return required ? throw new UnreadableException(error.Message, error) : null;
+        }
+    }
+
+    /// <summary>A parser caught in a loop cannot be stopped from outside; it is left behind, and its file fails.</summary>
+    private async Task<Readied> LimitAsync(Func<Readied> work, TimeSpan limit, CancellationToken cancellation)
+    {
+        try
+        {
+            return await Task.Run(work, cancellation).WaitAsync(limit, time, cancellation).ConfigureAwait(false);
+        }
+        catch (TimeoutException error)
+        {
+            throw new UnreadableException($"Reading took longer than {limit.TotalSeconds:0} s.", error);
+        }
+    }
+
+    private async Task EmbedAsync(
+        ChannelReader<Readied> from, ChannelWriter<(Readied, IngestedDocument)> to, Run run, CancellationToken cancellation)
+    {
+        var parallel = new ParallelOptions { MaxDegreeOfParallelism = Embedding, CancellationToken = cancellation };
+        await Parallel.ForEachAsync(from.ReadAllAsync(cancellation), parallel, async (readied, token) =>
+        {
+            IngestedPassage[] passages = await Task.WhenAll(readied.Passages.Select(p => EmbedAsync(p.Chunk, p.Image, readied.Single, token))).ConfigureAwait(false);
+            Document document = readied.Document with { Collection = run.Options.Collection };
+            await to.WriteAsync((readied, new IngestedDocument(document, readied.Text, readied.Original, passages)), token).ConfigureAwait(false);
+        }).ConfigureAwait(false);
+        to.Complete();
+    }
+
+    private async Task<IngestedPassage> EmbedAsync(Chunk chunk, PreparedImage? image, bool single, CancellationToken cancellation)
+    {
+        Task<TextEmbedding>? text = chunk.EmbeddedText.Length > 0 ? embedder.EmbedTextAsync(chunk.EmbeddedText, Lane.Bulk, cancellation) : null;
+        if (image is null)
+        {
+            TextEmbedding embedding = await text!.ConfigureAwait(false);
+            return new IngestedPassage(chunk.Passage, embedding.Text, embedding.Cross);
+        }
+        float[] cross = await embedder.EmbedImageAsync(image.Pixels, Lane.Bulk, cancellation).ConfigureAwait(false);
+        Passage passage = chunk.Passage with { WidthPx = image.WidthPx, HeightPx = image.HeightPx };
+        return new IngestedPassage(passage, text is null ? null : (await text.ConfigureAwait(false)).Text, cross, image.Thumbnail, single ? null : chunk.Image);
+    }
+
+    private async Task CommitAsync(ChannelReader<(Readied Source, IngestedDocument Document)> from, Run run, CancellationToken cancellation)
+    {
+        while (await from.WaitToReadAsync(cancellation).ConfigureAwait(false))
+        {
+            var batch = new List<(Readied Source, IngestedDocument Document)>();
+            while (batch.Count < CommitBatch && from.TryRead(out var next))
+            {
+                batch.Add(next);
+            }
+            IReadOnlyList<Document> committed = store.Commit([.. batch.Select(b => b.Document)]);
+            for (int i = 0; i < committed.Count; i++)
+            {
+                int pictures = batch[i].Document.Passages.Count(p => p.Thumbnail is not null);
+                run.Say(new IngestEvent(
+                    committed[i].Source, batch[i].Source.Replaces ? IngestOutcome.Replaced : IngestOutcome.Added, null, committed[i], pictures));
+            }
+        }
+    }
+
+    private void Prune(Run run)
+    {
+        foreach (string folder in run.Options.PruneUnder)
+        {
+            string prefix = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder)) + Path.DirectorySeparatorChar;
+            foreach (Document document in store.Documents(run.Options.Collection, prefix))
+            {
+                if (!run.WasFound(document.Source) && store.Delete(document.Id))
+                {
+                    run.Say(new IngestEvent(document.Source, IngestOutcome.Pruned, "no longer there", null, 0));
+                }
+            }
+        }
+    }
+
+    /// <summary>A document with its pixels, before it is embedded.</summary>
+    private sealed record Readied(
+        Document Document, string Text, byte[]? Original, IReadOnlyList<(Chunk Chunk, PreparedImage? Image)> Passages, bool Single, bool Replaces);
+
+    private sealed class Run(IngestOptions options, Action<IngestEvent, IngestTotals>? report, TimeProvider time)
+    {
+        private readonly ConcurrentDictionary<string, string> _firstByHash = new(StringComparer.Ordinal);
+        private readonly ConcurrentDictionary<string, bool> _found = new(StringComparer.Ordinal);
+        private readonly long _start = time.GetTimestamp();
+        private readonly Lock _lock = new();
+
+        public IngestOptions Options => options;
+
+        public IngestTotals Totals { get; private set; } = new();
+
+        public void Found(string source)
+        {
+            _found[source] = true;
+            lock (_lock)
+            {
+                Totals = Totals with { Found = Totals.Found + 1 };
+            }
+        }
+
+        public bool WasFound(string source) => _found.ContainsKey(source);
+
+        /// <summary>The first source of this run with these bytes.</summary>
+        public string FirstWith(string hash, string source) => _firstByHash.GetOrAdd(hash, source);
+
+        public void Say(IngestEvent e)
+        {
+            lock (_lock)
+            {
+                Totals = Totals.With(e) with { Seconds = time.GetElapsedTime(_start).TotalSeconds };
+                report?.Invoke(e, Totals);
+            }
+        }
+    }
+}

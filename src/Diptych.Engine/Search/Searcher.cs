@@ -1,0 +1,320 @@
+using System.Numerics.Tensors;
+using Diptych.Core;
+using Diptych.Index;
+using Diptych.Index.Fusion;
+using Diptych.Index.Lexical;
+using Diptych.Index.Sqlite;
+using Diptych.Inference;
+
+namespace Diptych.Engine.Search;
+
+/// <summary>
+/// Finds passages. Each channel ranks texts and images apart; fusion makes one list of each modality; the two lists are merged by
+/// calibrated confidence, which never reorders a list within itself (see <see cref="Merge"/>).
+/// </summary>
+public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder images)
+{
+    /// <summary>Candidates of each channel and modality, at least.</summary>
+    private const int PoolDepth = 100;
+
+    /// <summary>Cosine above which two images are the same picture, perhaps at another size.</summary>
+    private const double SameImage = 0.99;
+
+    /// <summary>First hits on which the channels are compared; the value that separates best on Cranfield (docs/evaluation.md).</summary>
+    private const int AgreementDepth = 5;
+
+    /// <summary>The deepest page that can be asked for.</summary>
+    private const int MaxDepth = 10_000;
+
+    /// <exception cref="InvalidRequestException">The query cannot be carried out as it stands.</exception>
+    /// <exception cref="NotFoundException">The collection, or a passage that the query names, does not exist.</exception>
+    /// <exception cref="OverloadedException">The query would be late.</exception>
+    public async Task<SearchResult> SearchAsync(Query query, CancellationToken cancellation)
+    {
+        Check(query);
+        store.Refresh();
+        QueryVectors vectors = await QueryVectors.EmbedAsync(query, store, embedder, images, cancellation).ConfigureAwait(false);
+        int depth = Math.Max(PoolDepth, (query.Offset + query.Limit) * (query.GroupByDocument ? 4 : 2));
+        var words = new WordWeights(store, query.Collection, vectors.Words);
+        var lists = new List<List<Ranked>>();
+        foreach (Modality modality in query.Modality is { } only ? [only] : new[] { Modality.Text, Modality.Image })
+        {
+            lists.Add(Rank(query, vectors, words, modality, depth));
+        }
+        List<Ranked> merged = DistinctImages(Merge(lists));
+        double confidence = lists.Max(Confidence);
+        if (query.MinConfidence > 0)
+        {
+            merged.RemoveAll(r => r.Confidence < query.MinConfidence);
+        }
+        if (query.GroupByDocument)
+        {
+            merged = [.. merged.DistinctBy(r => r.Key.Document.Id)];
+        }
+        if (query.MmrLambda is { } lambda)
+        {
+            merged = Diversify(merged, lambda, query.Offset + query.Limit);
+        }
+        return new SearchResult(Hits(merged, query, vectors.Words), merged.Count, confidence);
+    }
+
+    private void Check(Query query)
+    {
+        if (query.Limit is < 1 or > 1000 || query.Offset < 0 || query.Offset + query.Limit > MaxDepth)
+        {
+            throw new InvalidRequestException($"limit is 1 to 1000, offset at least 0, and their sum at most {MaxDepth}.");
+        }
+        if (query.MmrLambda is < 0 or > 1 || query.MinConfidence is < 0 or > 1)
+        {
+            throw new InvalidRequestException("mmr_lambda and min_confidence lie between 0 and 1.");
+        }
+        if (!store.CollectionExists(query.Collection))
+        {
+            throw new NotFoundException($"There is no collection '{query.Collection}'. Ingest something into it first.");
+        }
+    }
+
+    /// <summary>One modality: the channels' candidates, fused, each with its calibrated confidence.</summary>
+    private List<Ranked> Rank(Query query, QueryVectors vectors, WordWeights words, Modality modality, int depth)
+    {
+        bool Wants(Channel channel) => query.Channels.Count == 0 || query.Channels.Contains(channel);
+        var channels = new Dictionary<Channel, IReadOnlyList<Candidate>>();
+        // Among texts the text space is the better judge of a text; the shared space is for what has no vector there: an image.
+        if (Wants(Channel.Cross) && (modality == Modality.Image || vectors.HasImage || query.Channels.Count > 0))
+        {
+            channels[Channel.Cross] = store.SearchCross(query.Collection, vectors.Cross, depth, query.Filter, modality);
+        }
+        if (Wants(Channel.Text) && vectors.Text is not null)
+        {
+            channels[Channel.Text] = store.SearchText(query.Collection, vectors.Text, depth, query.Filter, modality);
+        }
+        if (Wants(Channel.Lexical) && vectors.Words.Length > 0)
+        {
+            channels[Channel.Lexical] = store.SearchLexical(query.Collection, vectors.Words, depth, query.Filter, modality);
+        }
+        Dictionary<long, PassageKey> keys = [];
+        foreach (Candidate candidate in channels.Values.SelectMany(c => c))
+        {
+            keys.TryAdd(candidate.Key.Id, candidate.Key);
+        }
+        var inputs = channels.Select(c => (
+            (IReadOnlyList<(long, double)>)[.. c.Value.Select(x => (x.Key.Id, x.Score))], query.ChannelWeights.GetValueOrDefault(c.Key, 1)));
+        var fused = query.Fusion == Fusion.ReciprocalRank ? RankFusion.ReciprocalRank(inputs) : RankFusion.Weighted(inputs);
+        var ranks = channels.ToDictionary(c => c.Key, c => c.Value.Select((x, i) => (x.Key.Id, Rank: i + 1, x.Score)).ToDictionary(x => x.Id));
+
+        int imageCount = store.ImageCount(query.Collection);
+        List<(long Id, double Score)> kept = fused.Take(depth).ToList();
+        var stored = store.Vectors(kept.Select(k => k.Id));
+        var texts = store.PassagesById(kept.Select(k => k.Id));
+        var ranked = new List<Ranked>(kept.Count);
+        foreach (var (id, score) in kept)
+        {
+            // A passage that left since the candidates were found is not shown.
+            if (!stored.TryGetValue(id, out var vector) || !texts.TryGetValue(id, out Passage? passage))
+            {
+                continue;
+            }
+            double coverage = words.Coverage(passage, keys[id].Document);
+            var evidence = ranks.Where(r => r.Value.ContainsKey(id)).Select(r => new ChannelEvidence(
+                r.Key, r.Value[id].Rank, r.Value[id].Score, Calibrated(r.Key, r.Value[id].Score, coverage, modality, vectors, imageCount))).ToArray();
+            ranked.Add(new Ranked(keys[id], passage, score, Confidence(vectors, vector, coverage, modality, imageCount), vector.Cross, evidence));
+        }
+        return ranked;
+    }
+
+    /// <summary>
+    /// The confidence that a list answers the query: its best hit's, lessened where the channels do not agree on the first hits.
+    /// An answer that is there is found by meaning and by words alike; what is merely near is found by one of them.
+    /// </summary>
+    private static double Confidence(List<Ranked> list)
+    {
+        if (list.Count == 0)
+        {
+            return 0;
+        }
+        double best = list.Max(r => r.Confidence);
+        int channels = list.SelectMany(r => r.Evidence).Select(e => e.Channel).Distinct().Count();
+        if (channels < 2 || list[0].Key.Modality == Modality.Image)
+        {
+            return best;
+        }
+        double sum = 0, ideal = 0;
+        for (int i = 0; i < AgreementDepth; i++)
+        {
+            ideal += channels / (double)(RankFusion.K + i + 1);
+            sum += i < list.Count ? list[i].Evidence.Sum(e => 1.0 / (RankFusion.K + e.Rank)) : 0;
+        }
+        return best * (0.5 + (0.5 * Math.Min(1, sum / ideal)));
+    }
+
+    /// <summary>The weighted mean over the parts that pull, lessened by those that push.</summary>
+    private static double Confidence(QueryVectors query, (float[]? Text, float[] Cross) passage, double coverage, Modality modality, int images)
+    {
+        double sum = 0, weights = 0, keep = 1;
+        foreach (PartVectors part in query.Parts)
+        {
+            double cross = TensorPrimitives.Dot(part.Cross, passage.Cross);
+            double? text = part.Text is null || passage.Text is null ? null : TensorPrimitives.Dot(part.Text, passage.Text);
+            double p = (part.IsImage, modality) switch
+            {
+                (false, Modality.Text) => Calibration.TextToText(text ?? 0, coverage),
+                // A photo may answer by what it shows or by the words that stand with it.
+                (false, Modality.Image) => Math.Max(Calibration.TextToImage(cross, images), text is null ? 0 : Calibration.TextToText(text.Value, coverage)),
+                (true, Modality.Text) => Calibration.ImageToText(cross),
+                _ => Calibration.ImageToImage(cross),
+            };
+            if (part.Source.Weight > 0)
+            {
+                sum += p * part.Source.Weight;
+                weights += part.Source.Weight;
+            }
+            else
+            {
+                keep *= 1 - Math.Min(1, p * -part.Source.Weight);
+            }
+        }
+        return sum / weights * keep;
+    }
+
+    private static double Calibrated(Channel channel, double score, double coverage, Modality modality, QueryVectors query, int images) => channel switch
+    {
+        Channel.Text => Calibration.TextToText(score, 0),
+        Channel.Lexical => coverage,
+        _ => (query.HasImage, modality) switch
+        {
+            (true, Modality.Image) => Calibration.ImageToImage(score),
+            (true, _) => Calibration.ImageToText(score),
+            _ => Calibration.TextToImage(score, images),
+        },
+    };
+
+    /// <summary>
+    /// Merges lists that are each in their order already. Fusion knows the order within a modality better than one calibrated number
+    /// does, so each list's confidences are first made to fall along it (pool adjacent violators); then the higher goes first.
+    /// </summary>
+    internal static List<Ranked> Merge(IReadOnlyList<List<Ranked>> lists)
+    {
+        var all = new List<(Ranked Item, double Key, int Position)>();
+        foreach (List<Ranked> list in lists)
+        {
+            double[] falling = Isotonic.Decreasing([.. list.Select(r => r.Confidence)]);
+            all.AddRange(list.Select((r, i) => (r, falling[i], i)));
+        }
+        return [.. all.OrderByDescending(a => a.Key).ThenBy(a => a.Position).ThenBy(a => a.Item.Key.Id).Select(a => a.Item)];
+    }
+
+    /// <summary>A photo that also stands in a document is shown once: where it ranks first.</summary>
+    private static List<Ranked> DistinctImages(List<Ranked> ranked)
+    {
+        var kept = new List<Ranked>(ranked.Count);
+        foreach (Ranked next in ranked)
+        {
+            bool copy = next.Key.Modality == Modality.Image
+                && kept.Exists(k => k.Key.Modality == Modality.Image && TensorPrimitives.Dot(k.Cross, next.Cross) > SameImage);
+            if (!copy)
+            {
+                kept.Add(next);
+            }
+        }
+        return kept;
+    }
+
+    private static List<Ranked> Diversify(List<Ranked> ranked, double lambda, int count)
+    {
+        // Images and texts are compared where both have a vector: in the shared space.
+        var rest = ranked.Take(Math.Max(PoolDepth, count)).ToList();
+        var chosen = new List<Ranked>(count);
+        var nearest = new Dictionary<long, double>();
+        while (chosen.Count < count && rest.Count > 0)
+        {
+            Ranked best = rest.MaxBy(r => (lambda * r.Confidence) - ((1 - lambda) * nearest.GetValueOrDefault(r.Key.Id)))!;
+            chosen.Add(best);
+            rest.Remove(best);
+            foreach (Ranked other in rest)
+            {
+                nearest[other.Key.Id] = Math.Max(nearest.GetValueOrDefault(other.Key.Id), TensorPrimitives.Dot(best.Cross, other.Cross));
+            }
+        }
+        return chosen;
+    }
+
+    private static IReadOnlyList<Hit> Hits(List<Ranked> ranked, Query query, string words) =>
+    [
+        .. ranked.Skip(query.Offset).Take(query.Limit).Select((r, i) => new Hit
+        {
+            Document = r.Key.Document,
+            Passage = r.Passage,
+            Rank = query.Offset + i + 1,
+            Score = r.Score,
+            Confidence = r.Confidence,
+            Evidence = r.Evidence,
+            Snippet = Snippets.Of(r.Passage.Text, words),
+        }),
+    ];
+
+    internal sealed record Ranked(
+        PassageKey Key, Passage Passage, double Score, double Confidence, float[] Cross, IReadOnlyList<ChannelEvidence> Evidence);
+}
+
+/// <summary>How much each word of a query weighs in a collection, and how many of them a passage has.</summary>
+internal sealed class WordWeights
+{
+    private readonly Dictionary<string, double> _weights = new(StringComparer.Ordinal);
+    private readonly double _total;
+
+    public WordWeights(SqliteStore store, string collection, string words)
+    {
+        IReadOnlyList<string> terms = FullTextQuery.Terms(words);
+        var (frequencies, passages) = store.WordFrequencies(collection, terms);
+        foreach (string term in terms)
+        {
+            // A word that the collection lacks weighs most of all: nothing there can answer for it.
+            double weight = Math.Log(1 + ((passages - frequencies[term] + 0.5) / (frequencies[term] + 0.5)));
+            string stem = FullTextQuery.Stem(term);
+            _weights[stem] = Math.Max(_weights.GetValueOrDefault(stem), weight);
+        }
+        _total = _weights.Values.Sum();
+    }
+
+    /// <returns>0 to 1.</returns>
+    public double Coverage(Passage passage, Document document)
+    {
+        if (_total <= 0)
+        {
+            return 0;
+        }
+        var found = new HashSet<string>(StringComparer.Ordinal);
+        foreach (string text in new[] { passage.Text, passage.HeadingPath, document.Title })
+        {
+            foreach (var (start, end) in FullTextQuery.Words(text))
+            {
+                string stem = FullTextQuery.Stem(text[start..end]);
+                if (_weights.ContainsKey(stem))
+                {
+                    found.Add(stem);
+                }
+            }
+        }
+        return found.Sum(s => _weights[s]) / _total;
+    }
+}
+
+/// <summary>Isotonic regression by pooling adjacent violators (Ayer et al. 1955).</summary>
+internal static class Isotonic
+{
+    /// <returns>The non-increasing sequence nearest to <paramref name="values"/> in least squares.</returns>
+    public static double[] Decreasing(double[] values)
+    {
+        var pools = new List<(double Sum, int Count)>();
+        foreach (double value in values)
+        {
+            pools.Add((value, 1));
+            while (pools.Count > 1 && pools[^2].Sum / pools[^2].Count < pools[^1].Sum / pools[^1].Count)
+            {
+                pools[^2] = (pools[^2].Sum + pools[^1].Sum, pools[^2].Count + pools[^1].Count);
+                pools.RemoveAt(pools.Count - 1);
+            }
+        }
+        return [.. pools.SelectMany(p => Enumerable.Repeat(p.Sum / p.Count, p.Count))];
+    }
+}
