@@ -142,31 +142,22 @@ public sealed class InferenceService : IAsyncDisposable
         }
     }
 
-    private Task AdmitBulkAsync(CancellationToken cancellation)
+    private async Task AdmitBulkAsync(CancellationToken cancellation)
     {
+        TaskCompletionSource admission;
         lock (_lock)
         {
             if (_bulkItems < _maxBulkItems)
             {
                 _bulkItems++;
-                return Task.CompletedTask;
+                return;
             }
-            var admission = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+            admission = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
             _bulkAdmissions.Enqueue(admission);
-            if (!cancellation.CanBeCanceled)
-            {
-                return admission.Task;
-            }
-            CancellationTokenRegistration registration = cancellation.Register(() => admission.TrySetCanceled(cancellation));
-            return admission.Task.ContinueWith(
-                t =>
-                {
-                    registration.Dispose();
-                    return t;
-                },
-                CancellationToken.None,
-                TaskContinuationOptions.ExecuteSynchronously,
-                TaskScheduler.Default).Unwrap();
+        }
+        await using (cancellation.Register(() => admission.TrySetCanceled(cancellation)).ConfigureAwait(false))
+        {
+            await admission.Task.ConfigureAwait(false);
         }
     }
 

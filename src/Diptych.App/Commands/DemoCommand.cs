@@ -28,7 +28,7 @@ internal static class DemoCommand
         IngestTotals totals = await new IngestProgress(json: false).ShowAsync(report => product.Ingestor.RunAsync(
             FileSources.Find([samples], [], []), new IngestOptions { Collection = "samples", PruneUnder = [samples] }, report, cancellation));
 
-        await ShowAsync(product, "2. A text finds photos and text", "a cat looking at the camera", null, cancellation);
+        await ShowAsync(product, "2. A text finds photos and text", "a pink flower", null, cancellation);
         await ShowAsync(product, "3. A photo finds photos and text", null, Path.Combine(samples, "photos", "coffee.png"), cancellation);
 
         foreach (string question in new[] { "How hot should the water be for brewing coffee?", "Who wrote the constitution of Atlantis?" })

@@ -33,7 +33,10 @@ internal static class EvalCommand
         {
             Output.Json(new
             {
-                images = result.Images, captions = result.Captions, text_to_image = Means(result.TextToImage), image_to_text = Means(result.ImageToText),
+                images = result.Images,
+                captions = result.Captions,
+                text_to_image = Means(result.TextToImage),
+                image_to_text = Means(result.ImageToText),
                 intervals = new { text_to_image = Intervals(result.TextToImage), image_to_text = Intervals(result.ImageToText) },
             });
             return;
@@ -49,7 +52,10 @@ internal static class EvalCommand
         {
             Output.Json(new
             {
-                queries = result.Queries, dense = Means(result.Dense), lexical = Means(result.Lexical), @default = Means(result.Default),
+                queries = result.Queries,
+                dense = Means(result.Dense),
+                lexical = Means(result.Lexical),
+                @default = Means(result.Default),
                 intervals = new { dense = Intervals(result.Dense), lexical = Intervals(result.Lexical), @default = Intervals(result.Default) },
             });
             return;

@@ -102,7 +102,7 @@ internal static class Endpoints
             byte[] image = await ImageAsync(product, id, cancellation);
             Harden(http);
             return TypedResults.Bytes(image, MediaTypes.Detect("image", image));
-        }).WithSummary("The image of an image passage").Produces(200, contentType: "image/*");
+        }).WithSummary("The image of an image passage").Produces(200, contentType: "image/jpeg");
     }
 
     private static async Task<IResult> OriginalAsync(long id, HttpContext http, Product product, CancellationToken cancellation)

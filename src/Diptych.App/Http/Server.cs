@@ -22,6 +22,7 @@ internal static class Server
         builder.Services.AddSingleton(time);
         builder.Services.AddSingleton<IngestJobs>();
         builder.Services.AddSingleton(new UrlSource(options.AllowPrivateUrls, (long)options.MaxUploadMb << 20));
+        builder.Services.Configure<RouteHandlerOptions>(r => r.ThrowOnBadRequest = true);
         builder.Services.AddProblemDetails();
         builder.Services.AddExceptionHandler<Problems>();
         builder.Services.AddOpenApi(o => o.AddDocumentTransformer((document, _, _) =>

@@ -1,5 +1,6 @@
 using System.Reflection;
 using System.Security.Cryptography;
+using Microsoft.Net.Http.Headers;
 
 namespace Diptych.App.Web;
 
@@ -10,31 +11,30 @@ internal static class Page
 
     private static readonly Dictionary<string, string> Types = new(StringComparer.Ordinal)
     {
-        [".html"] = "text/html; charset=utf-8", [".js"] = "text/javascript; charset=utf-8", [".mjs"] = "text/javascript; charset=utf-8",
-        [".css"] = "text/css; charset=utf-8", [".svg"] = "image/svg+xml",
+        [".html"] = "text/html; charset=utf-8",
+        [".js"] = "text/javascript; charset=utf-8",
+        [".mjs"] = "text/javascript; charset=utf-8",
+        [".css"] = "text/css; charset=utf-8",
+        [".svg"] = "image/svg+xml",
     };
 
     public static void Map(IEndpointRouteBuilder app)
     {
-        var files = new Dictionary<string, (byte[] Content, string Type, string Tag)>(StringComparer.Ordinal);
         foreach (string name in Assembly.GetExecutingAssembly().GetManifestResourceNames().Where(n => n.StartsWith(Prefix, StringComparison.Ordinal)))
         {
             using Stream stream = Assembly.GetExecutingAssembly().GetManifestResourceStream(name)!;
             byte[] content = new byte[stream.Length];
             stream.ReadExactly(content);
-            files[name[Prefix.Length..]] = (content, Types[Path.GetExtension(name)], $"\"{Convert.ToHexStringLower(SHA256.HashData(content))[..16]}\"");
-        }
-        app.MapGet("/{**path}", (string? path, HttpContext http) =>
-        {
-            if (!files.TryGetValue(string.IsNullOrEmpty(path) ? "index.html" : path, out var file))
+            string path = name[Prefix.Length..];
+            var tag = new EntityTagHeaderValue($"\"{Convert.ToHexStringLower(SHA256.HashData(content))[..16]}\"");
+            app.MapGet(path == "index.html" ? "/" : $"/{path}", (HttpContext http) =>
             {
-                return Results.NotFound();
-            }
-            http.Response.Headers.CacheControl = "no-cache";
-            http.Response.Headers.ContentSecurityPolicy =
-                "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; frame-src 'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'";
-            http.Response.Headers.XContentTypeOptions = "nosniff";
-            return Results.Bytes(file.Content, file.Type, entityTag: new Microsoft.Net.Http.Headers.EntityTagHeaderValue(file.Tag));
-        }).ExcludeFromDescription();
+                http.Response.Headers.CacheControl = "no-cache";
+                http.Response.Headers.ContentSecurityPolicy =
+                    "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'";
+                http.Response.Headers.XContentTypeOptions = "nosniff";
+                return Results.Bytes(content, Types[Path.GetExtension(path)], entityTag: tag);
+            }).ExcludeFromDescription();
+        }
     }
 }

@@ -21,6 +21,14 @@ public sealed partial class Chunker(ITokenizer tokenizer)
     /// <summary>Words around a picture that describe it, at most.</summary>
     private const int PictureContextTokens = 96;
 
+    /// <summary>A longer path is shortened to its last heading, so that the passage has the greater part of the window.</summary>
+    private const int MaxPathTokens = 96;
+
+    private const int MaxHeadingLength = 200;
+
+    /// <summary>A longer first row is no header worth repeating.</summary>
+    private const int MaxHeaderTokens = 64;
+
     private readonly int _window = tokenizer.MaxTokens - 2;
 
     /// <returns>The extracted text, and the passages whose character ranges count in it.</returns>
@@ -54,6 +62,10 @@ public sealed partial class Chunker(ITokenizer tokenizer)
                 headings.RemoveAll(h => h.Level >= block.Level);
                 headings.Add((block.Level, content));
                 path = string.Join(PathSeparator, headings.Select(h => h.Text));
+                if (tokenizer.Count(path) > MaxPathTokens)
+                {
+                    path = content.Length <= MaxHeadingLength ? content : content[..MaxHeadingLength];
+                }
             }
             else if (startsTable || (open.Count > 0 && Splits(open[^1].Block, block)))
             {
@@ -65,7 +77,7 @@ public sealed partial class Chunker(ITokenizer tokenizer)
             }
             else if (startsTable)
             {
-                tableHeader = content;
+                tableHeader = tokenizer.Count(content) <= MaxHeaderTokens ? content : null;
             }
             int start = text.Length;
             text.Append(content).Append(block.Kind is BlockKind.TableRow or BlockKind.ListItem ? "\n" : "\n\n");
@@ -232,7 +244,7 @@ public sealed partial class Chunker(ITokenizer tokenizer)
         : [new Chunk(
             new Passage { Modality = Modality.Text, Text = text.Trim(), Anchor = new Anchor(document.Blocks[0].Page, null, 0, text.Length) }, text.Trim(), null)];
 
-    private int Budget(string path) => path.Length == 0 ? _window : Math.Max(_window / 2, _window - tokenizer.Count(path));
+    private int Budget(string path) => path.Length == 0 ? _window : _window - tokenizer.Count(path);
 
     private static string UnderHeadings(string path, string body) => path.Length == 0 ? body : $"{path}\n{body}";
 

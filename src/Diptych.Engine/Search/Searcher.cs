@@ -17,6 +17,9 @@ public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder
     /// <summary>Candidates of each channel and modality, at least.</summary>
     private const int PoolDepth = 100;
 
+    /// <summary>Calibrated score from which the words of an image take part in its ranking.</summary>
+    private const double NearCaption = 0.2;
+
     /// <summary>Cosine above which two images are the same picture, perhaps at another size.</summary>
     private const double SameImage = 0.99;
 
@@ -86,7 +89,9 @@ public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder
         }
         if (Wants(Channel.Text) && vectors.Text is not null)
         {
-            channels[Channel.Text] = store.SearchText(query.Collection, vectors.Text, depth, query.Filter, modality);
+            var found = store.SearchText(query.Collection, vectors.Text, depth, query.Filter, modality);
+            // Few images have words. A rank among those few says nothing, so their words count only where they come near at all.
+            channels[Channel.Text] = modality == Modality.Text ? found : [.. found.TakeWhile(c => Calibration.TextToText(c.Score, 0) >= NearCaption)];
         }
         if (Wants(Channel.Lexical) && vectors.Words.Length > 0)
         {

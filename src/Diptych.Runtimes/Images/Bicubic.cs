@@ -1,4 +1,6 @@
 using System.Numerics.Tensors;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 using SkiaSharp;
 
 namespace Diptych.Runtimes.Images;
@@ -25,36 +27,36 @@ internal static class Bicubic
             Span<float> target = narrow.AsSpan(y * rowLength, rowLength);
             for (int x = 0; x < width; x++)
             {
-                float r = 0, g = 0, b = 0;
+                // The four channels of a pixel are the four lanes of a vector.
+                Vector128<float> sum = Vector128<float>.Zero;
                 ReadOnlySpan<float> weights = columns.Weights(x);
-                ReadOnlySpan<byte> p = line.Slice(columns.Start[x] * 4, weights.Length * 4);
+                ReadOnlySpan<uint> p = MemoryMarshal.Cast<byte, uint>(line).Slice(columns.Start[x], weights.Length);
                 for (int i = 0; i < weights.Length; i++)
                 {
-                    float w = weights[i];
-                    r += w * p[i * 4];
-                    g += w * p[(i * 4) + 1];
-                    b += w * p[(i * 4) + 2];
+                    Vector128<ushort> wide = Vector128.WidenLower(Vector128.CreateScalarUnsafe(p[i]).AsByte());
+                    Vector128<float> channels = Vector128.ConvertToSingle(Vector128.WidenLower(wide).AsInt32());
+                    sum = Vector128.FusedMultiplyAdd(channels, Vector128.Create(weights[i]), sum);
                 }
-                target[x * 3] = ToByte(r);
-                target[(x * 3) + 1] = ToByte(g);
-                target[(x * 3) + 2] = ToByte(b);
+                target[x * 3] = ToByte(sum[0]);
+                target[(x * 3) + 1] = ToByte(sum[1]);
+                target[(x * 3) + 2] = ToByte(sum[2]);
             }
         }
 
         byte[] result = new byte[height * rowLength];
-        float[] sum = new float[rowLength];
+        float[] total = new float[rowLength];
         for (int y = 0; y < height; y++)
         {
-            Array.Clear(sum);
+            Array.Clear(total);
             ReadOnlySpan<float> weights = rows.Weights(y);
             for (int i = 0; i < weights.Length; i++)
             {
-                TensorPrimitives.MultiplyAdd(narrow.AsSpan((rows.Start[y] + i) * rowLength, rowLength), weights[i], sum, sum);
+                TensorPrimitives.MultiplyAdd(narrow.AsSpan((rows.Start[y] + i) * rowLength, rowLength), weights[i], total, total);
             }
             Span<byte> target = result.AsSpan(y * rowLength, rowLength);
             for (int i = 0; i < rowLength; i++)
             {
-                target[i] = ToByte(sum[i]);
+                target[i] = ToByte(total[i]);
             }
         }
         return result;

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text;
+using System.Text.RegularExpressions;
 using Diptych.Inference;
 
 namespace Diptych.Runtimes.Text;
@@ -9,7 +10,7 @@ namespace Diptych.Runtimes.Text;
 /// punctuation, then the longest vocabulary entry first. Written here because the library's own (Microsoft.ML.Tokenizers 2.0)
 /// drops symbols, tabs and line ends that the reference keeps.
 /// </summary>
-public sealed class WordPieceTokenizer : ITokenizer
+public sealed partial class WordPieceTokenizer : ITokenizer
 {
     private const int LongestWord = 100;
     private readonly Dictionary<string, int>.AlternateLookup<ReadOnlySpan<char>> _beginnings, _continuations;
@@ -58,6 +59,19 @@ public sealed class WordPieceTokenizer : ITokenizer
     }
 
     private void Append(string text, List<int> ids)
+    {
+        int start = 0;
+        // As the reference does, special tokens are recognised where they stand in the text.
+        foreach (ValueMatch special in Special().EnumerateMatches(text))
+        {
+            AppendPlain(text[start..special.Index], ids);
+            ids.Add(_beginnings[text.AsSpan(special.Index, special.Length)]);
+            start = special.Index + special.Length;
+        }
+        AppendPlain(start == 0 ? text : text[start..], ids);
+    }
+
+    private void AppendPlain(string text, List<int> ids)
     {
         string normalized = Normalize(text);
         int start = -1;
@@ -155,4 +169,7 @@ public sealed class WordPieceTokenizer : ITokenizer
     private static bool IsCjk(int c) => c
         is (>= 0x4E00 and <= 0x9FFF) or (>= 0x3400 and <= 0x4DBF) or (>= 0x20000 and <= 0x2A6DF) or (>= 0x2A700 and <= 0x2B73F)
         or (>= 0x2B740 and <= 0x2B81F) or (>= 0x2B820 and <= 0x2CEAF) or (>= 0xF900 and <= 0xFAFF) or (>= 0x2F800 and <= 0x2FA1F);
+
+    [GeneratedRegex(@"\[(CLS|SEP|MASK|PAD|UNK)\]", RegexOptions.CultureInvariant, 1000)]
+    private static partial Regex Special();
 }

@@ -48,7 +48,7 @@ internal sealed class PdfReader : IDocumentReader
         DocumentInformation info = pdf.Information;
         Metadata metadata = Metadata.Empty
             .With("author", info.Author)
-            .With("subject", info.Subject)
+            .With("subject", info.Subject is "(unspecified)" ? null : info.Subject)
             .With("keywords", info.Keywords?.Split([',', ';']) ?? [])
             .With("date", info.GetCreatedDateTimeOffset()?.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture));
         string? title = string.IsNullOrWhiteSpace(info.Title) ? blocks.FirstOrDefault(b => b.Kind == BlockKind.Heading)?.Text : info.Title.Trim();
@@ -95,8 +95,7 @@ internal sealed class PdfReader : IDocumentReader
             {
                 continue;
             }
-            ReadOnlySpan<byte> raw = image.RawBytes;
-            byte[]? bytes = raw.StartsWith((ReadOnlySpan<byte>)[0xFF, 0xD8]) ? raw.ToArray() : image.TryGetPng(out byte[]? png) ? png : null;
+            byte[]? bytes = PdfJpeg.Of(image) ?? (image.TryGetPng(out byte[]? png) ? png : null);
             if (bytes is not null)
             {
                 yield return new Block(BlockKind.Picture, "", 0, page.Number, Relative(image.BoundingBox, page), null, bytes);

@@ -1,0 +1,93 @@
+using Diptych.Engine.Ingestion;
+using Diptych.Inference;
+using Xunit;
+
+namespace Diptych.SystemTests;
+
+/// <summary>Mutated real files: whatever a file holds, a reader gives a document or says why not, soon and within its memory.</summary>
+public sealed class ReaderFuzzTests
+{
+    private const int MutationsEach = 12;
+    private const long MaxGrowth = 512L << 20;
+    private const long MaxSeedBytes = 1 << 20;
+    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(5);
+
+    [Fact]
+    public async Task No_mutation_crashes_hangs_or_fills_the_memory()
+    {
+        await Host.DebianAsync("gnuplot-doc", "/usr/share/doc/gnuplot-doc");
+        await Host.DebianAsync("r-doc-pdf", "/usr/share/doc/R/manual");
+        string[] seeds =
+        [
+            .. Directory.GetFiles(Path.Combine(Host.Samples, "documents")),
+            .. Directory.GetFiles(Path.Combine(Host.Samples, "photos")),
+            .. new[] { "/usr/share/doc/gnuplot-doc", "/usr/share/doc/R/manual", "/usr/share/doc/gnuplot" }.Where(Directory.Exists)
+                .SelectMany(d => Directory.GetFiles(d, "*.pdf", SearchOption.AllDirectories)).Where(f => new FileInfo(f).Length <= MaxSeedBytes),
+        ];
+        Assert.Contains(seeds, s => s.StartsWith("/usr/share", StringComparison.Ordinal));
+        IImageDecoder decoder = Diptych.Runtimes.StarterModel.ImageDecoder();
+        var random = new Random(17);
+        int read = 0, refused = 0;
+        foreach (string seed in seeds)
+        {
+            byte[] original = await File.ReadAllBytesAsync(seed);
+            for (int i = 0; i < MutationsEach; i++)
+            {
+                byte[] mutated = Mutate(original, random);
+                GC.Collect();
+                long before = GC.GetTotalMemory(false);
+                using var cancel = new CancellationTokenSource();
+                Task<bool> work = Task.Run(() => Read(Path.GetFileName(seed), mutated, decoder, cancel.Token));
+                if (await Task.WhenAny(work, Task.Delay(Limit, TimeProvider.System)) != work)
+                {
+                    await cancel.CancelAsync();
+                    Assert.Fail($"{seed}, mutation {i}: longer than {Limit.TotalSeconds} s");
+                }
+                (read, refused) = await work ? (read + 1, refused) : (read, refused + 1);
+                Assert.True(GC.GetTotalMemory(false) - before < MaxGrowth, $"{seed}, mutation {i}: grew by more than {MaxGrowth >> 20} MB");
+            }
+        }
+        Assert.True(read > 20 && refused > 20, $"{read} read, {refused} refused");
+    }
+
+    private static bool Read(string name, byte[] bytes, IImageDecoder decoder, CancellationToken cancellation)
+    {
+        try
+        {
+            ReadDocument document = DocumentReaders.Read(MediaTypes.Detect(name, bytes), new SourceFile(name, bytes), cancellation);
+            foreach (Block picture in document.Blocks.Where(b => b.Image is not null))
+            {
+                decoder.Prepare(picture.Image);
+            }
+            return true;
+        }
+        catch (Exception refusal) when (refusal is UnreadableException or InvalidDataException)
+        {
+            Assert.NotEmpty(refusal.Message);
+            return false;
+        }
+    }
+
+    private static byte[] Mutate(byte[] original, Random random)
+    {
+        byte[] bytes = [.. original];
+        switch (random.Next(4))
+        {
+            case 0:
+                return bytes[..random.Next(1, bytes.Length)];
+            case 1:
+                for (int i = random.Next(1, 30); i > 0; i--)
+                {
+                    bytes[random.Next(bytes.Length)] = (byte)random.Next(256);
+                }
+                return bytes;
+            case 2:
+                int from = random.Next(bytes.Length), length = random.Next(1, Math.Min(4096, bytes.Length - from) + 1);
+                return [.. bytes[..from], .. bytes.AsSpan(from, length), .. bytes.AsSpan(from, length), .. bytes[(from + length)..]];
+            default:
+                int at = random.Next(bytes.Length), count = random.Next(1, Math.Min(2048, bytes.Length - at) + 1);
+                bytes.AsSpan(at, count).Fill((byte)random.Next(256));
+                return bytes;
+        }
+    }
+}

@@ -1,0 +1,256 @@
+using System.Text;
+using Diptych.App;
+using Diptych.Core;
+using Diptych.Engine.Answering;
+using Diptych.Engine.Ingestion;
+using Microsoft.Extensions.AI;
+using Xunit;
+
+namespace Diptych.Tests.Engine;
+
+/// <summary>Ingest, search and answer over the samples, with the real models and store.</summary>
+public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture<EndToEndTests.Samples>
+{
+    private static readonly CancellationToken None = CancellationToken.None;
+    private Product Product => samples.Product;
+
+    [Fact]
+    public void Every_sample_is_ingested() => Assert.Equal((29, 0), (samples.Totals.Added, samples.Totals.Failed));
+
+    [Theory]
+    [InlineData("a cat", "chelsea.png")]
+    [InlineData("a pink flower", "flower.jpg")]
+    [InlineData("a man with a camera on a tripod", "camera.png")]
+    [InlineData("green grass", "grass.png")]
+    public async Task A_text_finds_the_photo(string text, string photo)
+    {
+        SearchResult result = await SearchAsync(new QueryPart { Text = text }, q => q with { Modality = Modality.Image });
+        Assert.Equal(photo, Path.GetFileName(result.Hits[0].Document.Source));
+    }
+
+    [Fact]
+    public async Task A_photo_finds_text_about_it_and_itself()
+    {
+        byte[] photo = File.ReadAllBytes(Path.Combine(Shared.Samples, "photos", "coffee.png"));
+        SearchResult result = await SearchAsync(new QueryPart { Image = photo });
+        Assert.Equal(Modality.Image, result.Hits[0].Passage.Modality);
+        Assert.Contains(result.Hits.Take(4), h => h.Passage.Modality == Modality.Text && h.Document.Source.EndsWith("brewing-coffee.md", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task A_passage_is_a_query_too_and_a_negative_part_pushes_away()
+    {
+        Hit cat = (await SearchAsync(new QueryPart { Text = "a cat" })).Hits[0];
+        SearchResult like = await SearchAsync(new QueryPart { PassageId = cat.Passage.Id });
+        Assert.Equal(cat.Passage.Id, like.Hits[0].Passage.Id);
+        SearchResult away = await Product.Searcher.SearchAsync(
+            new Query { Collection = "samples", Parts = [new QueryPart { Text = "space" }, new QueryPart { Text = "astronaut woman shuttle", Weight = -0.8 }] }, None);
+        SearchResult plain = await SearchAsync(new QueryPart { Text = "space" });
+        Assert.NotEqual(plain.Hits.Select(h => h.Passage.Id), away.Hits.Select(h => h.Passage.Id));
+    }
+
+    [Theory]
+    [InlineData("asdkjh qwe")]
+    [InlineData("income tax law of Norway")]
+    public async Task Nothing_is_found_for_what_is_not_there(string text)
+    {
+        SearchResult result = await SearchAsync(new QueryPart { Text = text }, q => q with { MinConfidence = 0.2 });
+        Assert.Empty(result.Hits);
+        Answer answer = await AskAsync(Product.Answerer, text);
+        Assert.Equal((AnswerKind.Abstained, 0), (answer.Kind, answer.Citations.Count));
+    }
+
+    [Fact]
+    public async Task Paging_grouping_filters_and_explanations_hold_together()
+    {
+        SearchResult all = await SearchAsync(new QueryPart { Text = "photo of the moon" }, q => q with { Limit = 20 });
+        SearchResult second = await SearchAsync(new QueryPart { Text = "photo of the moon" }, q => q with { Limit = 5, Offset = 5 });
+        Assert.Equal(all.Hits.Skip(5).Take(5).Select(h => h.Passage.Id), second.Hits.Select(h => h.Passage.Id));
+        SearchResult grouped = await SearchAsync(new QueryPart { Text = "photo of the moon" }, q => q with { GroupByDocument = true, Limit = 20 });
+        Assert.Equal(grouped.Hits.Count, grouped.Hits.Select(h => h.Document.Id).Distinct().Count());
+        SearchResult pdf = await SearchAsync(new QueryPart { Text = "moon" }, q => q with { Filter = Filter.Parse("media_type=application/pdf") });
+        Assert.All(pdf.Hits, h => Assert.EndsWith(".pdf", h.Document.Source, StringComparison.Ordinal));
+        Assert.All(all.Hits, h => Assert.NotEmpty(h.Evidence));
+        Snippet snippet = all.Hits.First(h => h.Document.Title == "Observing the moon" && h.Passage.Modality == Modality.Text).Snippet!;
+        Assert.Contains(snippet.Highlights, r => snippet.Text[r.Start..r.End].Contains("oon", StringComparison.OrdinalIgnoreCase));
+        SearchResult diverse = await SearchAsync(new QueryPart { Text = "moon" }, q => q with { MmrLambda = 0.5, Limit = 6 });
+        Assert.Equal(6, diverse.Hits.Select(h => h.Passage.Id).Distinct().Count());
+    }
+
+    [Theory]
+    [InlineData("How hot should the water be for brewing coffee?", "between 92 and 96 degrees", "brewing-coffee.md")]
+    [InlineData("Who was the first woman to pilot the Space Shuttle?", "Eileen Collins", "women-in-space.pdf")]
+    [InlineData("How often should the clock be wound?", "Wind the clock every eight days", "clock-repair.json")]
+    public async Task A_question_is_answered_in_the_words_of_its_source(string question, string words, string source)
+    {
+        Answer answer = await AskAsync(Product.Answerer, question);
+        Assert.Equal(AnswerKind.Extractive, answer.Kind);
+        Citation citation = answer.Citations.First(c => c.Quote.Contains(words, StringComparison.Ordinal));
+        Assert.Equal(source, Path.GetFileName(citation.Document.Source));
+        Assert.Contains($"[{citation.Number}]", answer.Text, StringComparison.Ordinal);
+        if (citation.Anchor is { Start: { } start, End: { } end })
+        {
+            Assert.Contains(words, Product.Store.DocumentText(citation.Document.Id)[start..end], StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public async Task A_language_model_sees_evidence_with_images_and_its_false_markers_are_removed()
+    {
+        var model = new ScriptedModel("Eileen Collins was", " the first [", "1", "] to do so [99], it is said [2, 77].");
+        var answerer = new Answerer(Product.Searcher, Product.Store, Product.Embedder, model);
+        Answer answer = await AskAsync(answerer, "Who was the first woman to pilot the Space Shuttle?");
+        Assert.Equal(AnswerKind.Generated, answer.Kind);
+        Assert.Equal("Eileen Collins was the first [1] to do so , it is said [2].", answer.Text);
+        Assert.Equal([1, 2], answer.Citations.Select(c => c.Number));
+        Assert.Contains(model.Seen.SelectMany(m => m.Contents), c => c is DataContent { MediaType: "image/jpeg" });
+    }
+
+    [Fact]
+    public async Task A_language_model_that_abstains_or_fails_is_told_apart()
+    {
+        var abstains = new Answerer(Product.Searcher, Product.Store, Product.Embedder, new ScriptedModel("NOT_IN_", "EVIDENCE"));
+        Assert.Equal(AnswerKind.Abstained, (await AskAsync(abstains, "Who was the first woman to pilot the Space Shuttle?")).Kind);
+        var fails = new Answerer(Product.Searcher, Product.Store, Product.Embedder, new ScriptedModel());
+        Answer answer = await AskAsync(fails, "Who was the first woman to pilot the Space Shuttle?");
+        Assert.Equal(AnswerKind.Extractive, answer.Kind);
+        Assert.Contains("language model failed", answer.Degraded.Single(), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Ingestion_skips_replaces_recognises_and_prunes()
+    {
+        string folder = Directory.CreateTempSubdirectory("diptych-ingest-").FullName;
+        try
+        {
+            Directory.CreateDirectory(Path.Combine(folder, "skip"));
+            await File.WriteAllTextAsync(Path.Combine(folder, "a.txt"), "The heron stands in the reeds.", None);
+            await File.WriteAllTextAsync(Path.Combine(folder, "b.txt"), "The kingfisher dives.", None);
+            await File.WriteAllTextAsync(Path.Combine(folder, "skip", "c.txt"), "Ignored words.", None);
+            await File.WriteAllTextAsync(Path.Combine(folder, FileSources.IgnoreFile), "skip/\n", None);
+            await File.WriteAllBytesAsync(Path.Combine(folder, "broken.pdf"), [1, 2, 3], None);
+
+            IngestTotals first = await IngestAsync(folder);
+            Assert.Equal((2, 1, 0), (first.Added, first.Failed, first.Unchanged));
+            IngestTotals again = await IngestAsync(folder);
+            Assert.Equal((0, 1, 2), (again.Added, again.Failed, again.Unchanged));
+
+            await File.WriteAllTextAsync(Path.Combine(folder, "a.txt"), "The stork stands on the roof.", None);
+            File.Copy(Path.Combine(folder, "b.txt"), Path.Combine(folder, "copy-of-b.txt"));
+            IngestTotals changed = await IngestAsync(folder);
+            Assert.Equal((1, 1, 1), (changed.Replaced, changed.Unchanged, changed.Duplicates));
+            Assert.Empty(Product.Store.SearchLexical("birds", "heron", 5, null, Modality.Text));
+
+            File.Delete(Path.Combine(folder, "a.txt"));
+            IngestTotals pruned = await IngestAsync(folder, prune: true);
+            Assert.Equal(1, pruned.Pruned);
+            Assert.Empty(Product.Store.SearchLexical("birds", "stork", 5, null, Modality.Text));
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    [Fact]
+    public async Task Cancelling_an_ingest_stops_it_and_keeps_what_was_committed()
+    {
+        using var cancel = new CancellationTokenSource();
+        var endless = Enumerable.Range(0, int.MaxValue).Select(i => IngestSource.Bytes($"n{i}", "n.txt", Encoding.UTF8.GetBytes($"Number {i} is a number.")));
+        IngestTotals? last = null;
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => Product.Ingestor.RunAsync(
+            endless,
+            new IngestOptions { Collection = "endless" },
+            (_, totals) =>
+            {
+                last = totals;
+                if (totals.Added == 40)
+                {
+                    cancel.Cancel();
+                }
+            },
+            cancel.Token));
+        Assert.True(Product.Store.Documents("endless").Count >= last!.Added);
+    }
+
+    [Fact]
+    public async Task Bad_queries_say_what_to_change()
+    {
+        await Assert.ThrowsAsync<InvalidRequestException>(() => SearchAsync(new QueryPart { Text = " " }));
+        await Assert.ThrowsAsync<InvalidRequestException>(() => SearchAsync(new QueryPart { Text = "a", Weight = -1 }));
+        await Assert.ThrowsAsync<InvalidRequestException>(() => SearchAsync(new QueryPart { Image = [1, 2, 3] }));
+        await Assert.ThrowsAsync<InvalidRequestException>(() => SearchAsync(new QueryPart { Text = "a" }, q => q with { Limit = 0 }));
+        await Assert.ThrowsAsync<NotFoundException>(() => SearchAsync(new QueryPart { Text = "a" }, q => q with { Collection = "nowhere" }));
+        await Assert.ThrowsAsync<NotFoundException>(() => SearchAsync(new QueryPart { PassageId = 999_999 }));
+    }
+
+    private Task<IngestTotals> IngestAsync(string folder, bool prune = false) => Product.Ingestor.RunAsync(
+        FileSources.Find([folder], [], []), new IngestOptions { Collection = "birds", PruneUnder = prune ? [folder] : [] }, null, None);
+
+    private Task<SearchResult> SearchAsync(QueryPart part, Func<Query, Query>? with = null)
+    {
+        var query = new Query { Collection = "samples", Parts = [part] };
+        return Product.Searcher.SearchAsync(with?.Invoke(query) ?? query, None);
+    }
+
+    private static async Task<Answer> AskAsync(Answerer answerer, string question)
+    {
+        Answer? answer = null;
+        await foreach (AnswerPart part in answerer.AskAsync(new Question { Collection = "samples", Text = question }, None))
+        {
+            answer = part.Final ?? answer;
+        }
+        return answer!;
+    }
+
+    public sealed class Samples : IAsyncLifetime
+    {
+        private readonly string _data = Directory.CreateTempSubdirectory("diptych-samples-").FullName;
+
+        public Product Product { get; private set; } = null!;
+
+        public IngestTotals Totals { get; private set; } = null!;
+
+        public async ValueTask InitializeAsync()
+        {
+            Product = await Product.OpenAsync(new DiptychOptions { Data = _data, StarterModel = Shared.Starter }, TimeProvider.System, None);
+            Totals = await Product.Ingestor.RunAsync(FileSources.Find([Shared.Samples], [], []), new IngestOptions { Collection = "samples" }, null, None);
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            await Product.DisposeAsync();
+            Directory.Delete(_data, recursive: true);
+        }
+    }
+
+    /// <summary>Says its pieces; with none it fails as an unreachable server does.</summary>
+    private sealed class ScriptedModel(params string[] pieces) : IChatClient
+    {
+        public List<ChatMessage> Seen { get; } = [];
+
+        public Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default) =>
+            throw new NotSupportedException();
+
+        public async IAsyncEnumerable<ChatResponseUpdate> GetStreamingResponseAsync(
+            IEnumerable<ChatMessage> messages, ChatOptions? options = null, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellationToken = default)
+        {
+            Seen.AddRange(messages);
+            await Task.Yield();
+            if (pieces.Length == 0)
+            {
+                throw new HttpRequestException("Connection refused");
+            }
+            foreach (string piece in pieces)
+            {
+                yield return new ChatResponseUpdate(ChatRole.Assistant, piece);
+            }
+        }
+
+        public object? GetService(Type serviceType, object? serviceKey = null) => null;
+
+        public void Dispose()
+        {
+        }
+    }
+}
