@@ -21,7 +21,8 @@ public sealed class FirstCommandTests
             long start = TimeProvider.System.GetTimestamp();
             using Process demo = Process.Start(new ProcessStartInfo("dotnet", [.. command.Split(' ')[1..], "--url", "http://127.0.0.1:0", "--data", data])
             {
-                WorkingDirectory = clone, RedirectStandardOutput = true,
+                WorkingDirectory = clone,
+                RedirectStandardOutput = true,
             })!;
             var output = new List<string>();
             string? url = null;

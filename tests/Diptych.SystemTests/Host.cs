@@ -18,7 +18,10 @@ internal static class Host
     {
         using Process process = Process.Start(new ProcessStartInfo(file, arguments)
         {
-            RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = directory ?? Path.GetTempPath(),
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            WorkingDirectory = directory ?? Path.GetTempPath(),
         })!;
         if (input is not null)
         {

@@ -36,7 +36,9 @@ public sealed class HttpApiTests(StartedServer server)
 
         JsonElement back = await PostAsync("/v1/search", new
         {
-            collection = "samples", parts = new object[] { new { image_url = hit.GetProperty("image_url").GetString() }, new { text = "bees", weight = 0.5 } }, limit = 5,
+            collection = "samples",
+            parts = new object[] { new { image_url = hit.GetProperty("image_url").GetString() }, new { text = "bees", weight = 0.5 } },
+            limit = 5,
         });
         Assert.True(back.GetProperty("hits").GetArrayLength() > 0);
     }
