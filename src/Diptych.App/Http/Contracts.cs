@@ -121,7 +121,7 @@ public sealed record AnswerRequest
     [Description("Server-sent events: 'delta' with text, then 'answer' with the whole.")]
     public bool Stream { get; init; }
 
-    [Description("Below this confidence there is no answer. Default 0.5.")]
+    [Description("Below this confidence there is no answer. Default 0.4.")]
     public double? MinConfidence { get; init; }
 
     [Description("Extracts even where a language model is configured.")]

@@ -56,7 +56,7 @@ public sealed record Answer(AnswerKind Kind, string Text, IReadOnlyList<Citation
 public sealed class Answerer(Searcher searcher, SqliteStore store, Embedder embedder, IChatClient? model = null, bool sendImages = true)
 {
     /// <summary>The confidence at which the error rates of docs/evaluation.md are stated.</summary>
-    public const double DefaultMinConfidence = 0.5;
+    public const double DefaultMinConfidence = 0.4;
 
     private const int EvidencePassages = 8;
 

@@ -23,9 +23,6 @@ public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder
     /// <summary>Cosine above which two images are the same picture, perhaps at another size.</summary>
     private const double SameImage = 0.99;
 
-    /// <summary>First hits on which the channels are compared; the value that separates best on Cranfield (docs/evaluation.md).</summary>
-    private const int AgreementDepth = 5;
-
     /// <summary>The deepest page that can be asked for.</summary>
     private const int MaxDepth = 10_000;
 
@@ -122,34 +119,33 @@ public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder
             double coverage = words.Coverage(passage, keys[id].Document);
             var evidence = ranks.Where(r => r.Value.ContainsKey(id)).Select(r => new ChannelEvidence(
                 r.Key, r.Value[id].Rank, r.Value[id].Score, Calibrated(r.Key, r.Value[id].Score, coverage, modality, vectors, imageCount))).ToArray();
-            ranked.Add(new Ranked(keys[id], passage, score, Confidence(vectors, vector, coverage, modality, imageCount), vector.Cross, evidence));
+            ranked.Add(new Ranked(keys[id], passage, score, Confidence(vectors, vector, coverage, modality, imageCount), vector.Text, vector.Cross, evidence));
         }
         return ranked;
     }
 
     /// <summary>
-    /// The confidence that a list answers the query: its best hit's, lessened where the channels do not agree on the first hits.
-    /// An answer that is there is found by meaning and by words alike; what is merely near is found by one of them.
+    /// The confidence that a list answers the query: its best hit's, lessened where the channels do not agree on the first hits or those
+    /// hits are not about one thing. An answer that is there is found by meaning and by words alike, and its neighbours say much the same.
     /// </summary>
     private static double Confidence(List<Ranked> list)
     {
-        if (list.Count == 0)
-        {
-            return 0;
-        }
-        double best = list.Max(r => r.Confidence);
+        double best = list.Select(r => r.Confidence).DefaultIfEmpty(0).Max();
         int channels = list.SelectMany(r => r.Evidence).Select(e => e.Channel).Distinct().Count();
-        if (channels < 2 || list[0].Key.Modality == Modality.Image)
+        Ranked[] dense = [.. list.Where(r => r.Text is not null).OrderByDescending(r => r.Evidence.FirstOrDefault(e => e.Channel == Channel.Text)?.Score ?? -1).Take(3)];
+        if (channels < 2 || dense.Length < 3 || list[0].Key.Modality == Modality.Image)
         {
             return best;
         }
         double sum = 0, ideal = 0;
-        for (int i = 0; i < AgreementDepth; i++)
+        for (int i = 0; i < Math.Min(Calibration.AgreementDepth, list.Count); i++)
         {
             ideal += channels / (double)(RankFusion.K + i + 1);
-            sum += i < list.Count ? list[i].Evidence.Sum(e => 1.0 / (RankFusion.K + e.Rank)) : 0;
+            sum += list[i].Evidence.Sum(e => 1.0 / (RankFusion.K + e.Rank));
         }
-        return best * (0.5 + (0.5 * Math.Min(1, sum / ideal)));
+        double coherence = (TensorPrimitives.Dot(dense[0].Text, dense[1].Text) + TensorPrimitives.Dot(dense[0].Text, dense[2].Text)
+            + TensorPrimitives.Dot(dense[1].Text, dense[2].Text)) / 3;
+        return best * Calibration.Support(sum / ideal, coherence);
     }
 
     /// <summary>The weighted mean over the parts that pull, lessened by those that push.</summary>
@@ -258,7 +254,7 @@ public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder
     ];
 
     internal sealed record Ranked(
-        PassageKey Key, Passage Passage, double Score, double Confidence, float[] Cross, IReadOnlyList<ChannelEvidence> Evidence);
+        PassageKey Key, Passage Passage, double Score, double Confidence, float[]? Text, float[] Cross, IReadOnlyList<ChannelEvidence> Evidence);
 }
 
 /// <summary>How much each word of a query weighs in a collection, and how many of them a passage has.</summary>

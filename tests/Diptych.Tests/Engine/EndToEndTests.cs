@@ -71,7 +71,7 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
         SearchResult pdf = await SearchAsync(new QueryPart { Text = "moon" }, q => q with { Filter = Filter.Parse("media_type=application/pdf") });
         Assert.All(pdf.Hits, h => Assert.EndsWith(".pdf", h.Document.Source, StringComparison.Ordinal));
         Assert.All(all.Hits, h => Assert.NotEmpty(h.Evidence));
-        Snippet snippet = all.Hits.First(h => h.Document.Title == "Observing the moon" && h.Passage.Modality == Modality.Text).Snippet!;
+        Snippet snippet = all.Hits.First(h => h.Passage.Text.Contains("the moon", StringComparison.Ordinal)).Snippet!;
         Assert.Contains(snippet.Highlights, r => snippet.Text[r.Start..r.End].Contains("oon", StringComparison.OrdinalIgnoreCase));
         SearchResult diverse = await SearchAsync(new QueryPart { Text = "moon" }, q => q with { MmrLambda = 0.5, Limit = 6 });
         Assert.Equal(6, diverse.Hits.Select(h => h.Passage.Id).Distinct().Count());
