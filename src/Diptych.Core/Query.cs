@@ -19,7 +19,7 @@ public sealed record QueryPart
 /// <summary>How the ranked lists of the channels become one.</summary>
 public enum Fusion
 {
-    /// <summary>Reciprocal rank fusion, 1 / (k + rank) (Cormack, Clarke, Buettcher 2009), k = 60.</summary>
+    /// <summary>Reciprocal rank fusion, 1 / (k + rank) (Cormack, Clarke, Buettcher 2009), k = 20.</summary>
     ReciprocalRank,
 
     /// <summary>A weighted sum of scores, each channel scaled to [0, 1] over its candidates.</summary>

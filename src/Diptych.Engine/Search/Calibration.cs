@@ -24,6 +24,9 @@ public static class Calibration
     /// <summary>First hits on which the channels are compared.</summary>
     public const int AgreementDepth = 5;
 
+    /// <summary>The constant of the reciprocal ranks that are compared.</summary>
+    public const int AgreementK = 60;
+
     /// <summary>
     /// What the first hits together say of whether there is an answer at all, 0.6 to 1. The two measures are the best of some sixty
     /// that were tried on Cranfield with relevant documents removed; their means and deviations there are the scale.

@@ -140,8 +140,8 @@ public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder
         double sum = 0, ideal = 0;
         for (int i = 0; i < Math.Min(Calibration.AgreementDepth, list.Count); i++)
         {
-            ideal += channels / (double)(RankFusion.K + i + 1);
-            sum += list[i].Evidence.Sum(e => 1.0 / (RankFusion.K + e.Rank));
+            ideal += channels / (double)(Calibration.AgreementK + i + 1);
+            sum += list[i].Evidence.Sum(e => 1.0 / (Calibration.AgreementK + e.Rank));
         }
         double coherence = (TensorPrimitives.Dot(dense[0].Text, dense[1].Text) + TensorPrimitives.Dot(dense[0].Text, dense[2].Text)
             + TensorPrimitives.Dot(dense[1].Text, dense[2].Text)) / 3;

@@ -11,11 +11,11 @@ namespace Diptych.Tests.Index;
 public sealed class RankingTests
 {
     [Fact]
-    public void Reciprocal_rank_fusion_adds_one_over_sixty_plus_rank()
+    public void Reciprocal_rank_fusion_adds_one_over_k_plus_rank()
     {
         var fused = RankFusion.ReciprocalRank([([(1, 9.0), (2, 8.0)], 1), ([(2, 0.5), (3, 0.4)], 1)]);
         Assert.Equal([2, 1, 3], fused.Select(f => f.Id));
-        Assert.Equal((1.0 / 61) + (1.0 / 62), fused[0].Score, 1e-12);
+        Assert.Equal((1.0 / (RankFusion.K + 1)) + (1.0 / (RankFusion.K + 2)), fused[0].Score, 1e-12);
     }
 
     [Fact]
