@@ -70,7 +70,7 @@ public sealed class Embedder(InferenceService service, ITokenizer tokenizer, str
 
 /// <summary>What one decode of an image gives to everything that needs pixels.</summary>
 /// <param name="Pixels">RGB bytes as the image tower takes them.</param>
-/// <param name="Thumbnail">A JPEG of at most 320 pixels a side.</param>
+/// <param name="Thumbnail">A JPEG: of at most 320 pixels a side, or the file itself where that is a small JPEG.</param>
 /// <param name="WidthPx">Size after the EXIF orientation was applied.</param>
 public sealed record PreparedImage(byte[] Pixels, byte[] Thumbnail, int WidthPx, int HeightPx);
 

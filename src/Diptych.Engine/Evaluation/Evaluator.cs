@@ -25,7 +25,7 @@ public sealed class Evaluator(Ingestor ingestor, Searcher searcher)
     public Task IngestPhotosAsync(string collection, string directory, IEnumerable<string> files, CancellationToken cancellation) =>
         IngestAsync(
             collection,
-            files.Select(f => IngestSource.File(Path.Combine(directory, f)) with { Source = $"eval:{f}", Name = "photo" + Path.GetExtension(f), Directory = null }),
+            files.Select(f => IngestSource.File(Path.Combine(directory, f)) with { Source = $"eval:{f}", Directory = null }),
             cancellation);
 
     /// <summary>Ingests each photo's captions as one document, a passage each.</summary>

@@ -92,7 +92,8 @@ public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder
         }
         if (Wants(Channel.Lexical) && vectors.Words.Length > 0)
         {
-            channels[Channel.Lexical] = store.SearchLexical(query.Collection, vectors.Words, depth, query.Filter, modality);
+            var found = store.SearchLexical(query.Collection, vectors.Words, depth, query.Filter, modality);
+            channels[Channel.Lexical] = modality == Modality.Text ? found : MostWords(found, words);
         }
         Dictionary<long, PassageKey> keys = [];
         foreach (Candidate candidate in channels.Values.SelectMany(c => c))
@@ -122,6 +123,13 @@ public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder
             ranked.Add(new Ranked(keys[id], passage, score, Confidence(vectors, vector, coverage, modality, imageCount), vector.Text, vector.Cross, evidence));
         }
         return ranked;
+    }
+
+    /// <summary>The images whose words hold at least half of the query, by weight; one shared word is no reason to rank a photo first.</summary>
+    private IReadOnlyList<Candidate> MostWords(IReadOnlyList<Candidate> images, WordWeights words)
+    {
+        var passages = store.PassagesById(images.Select(c => c.Key.Id));
+        return [.. images.Where(c => passages.TryGetValue(c.Key.Id, out Passage? passage) && words.Coverage(passage, c.Key.Document) >= 0.5)];
     }
 
     /// <summary>

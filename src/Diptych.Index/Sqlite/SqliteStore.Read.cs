@@ -15,7 +15,7 @@ public sealed partial class SqliteStore
 
     public IReadOnlyList<Collection> Collections()
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return [.. connection.Rows(
             """
             SELECT c.name, c.created_at, count(d.id), coalesce(sum(d.passage_count), 0),
@@ -26,14 +26,14 @@ public sealed partial class SqliteStore
 
     public bool CollectionExists(string name)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return connection.Scalar("SELECT 1 FROM collections WHERE name = $n", ("$n", name)) is not null;
     }
 
     /// <param name="prefix">Only sources that begin with it.</param>
     public IReadOnlyList<Document> Documents(string? collection, string? prefix = null, int limit = int.MaxValue, int offset = 0)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return [.. connection.Rows(
             $"{DocumentQueries.Select} WHERE ($c IS NULL OR c.name = $c) AND ($p IS NULL OR substr(d.source, 1, length($p)) = $p) ORDER BY d.id LIMIT $l OFFSET $o",
             ("$c", collection), ("$p", prefix), ("$l", limit), ("$o", offset)).Select(DocumentQueries.Read)];
@@ -41,13 +41,13 @@ public sealed partial class SqliteStore
 
     public Document? Document(long id)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return connection.Rows($"{DocumentQueries.Select} WHERE d.id = $d", ("$d", id)).Select(DocumentQueries.Read).FirstOrDefault();
     }
 
     public Document? Document(string collection, string source)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return connection.Rows($"{DocumentQueries.Select} WHERE c.name = $c AND d.source = $s", ("$c", collection), ("$s", source))
             .Select(DocumentQueries.Read).FirstOrDefault();
     }
@@ -55,7 +55,7 @@ public sealed partial class SqliteStore
     /// <summary>A document of the collection with these bytes, whatever its source.</summary>
     public Document? DocumentByHash(string collection, string contentHash)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return connection.Rows($"{DocumentQueries.Select} WHERE c.name = $c AND d.content_hash = $h ORDER BY d.id LIMIT 1", ("$c", collection), ("$h", contentHash))
             .Select(DocumentQueries.Read).FirstOrDefault();
     }
@@ -73,21 +73,21 @@ public sealed partial class SqliteStore
 
     public IReadOnlyList<Passage> Passages(long documentId)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return [.. connection.Rows($"{DocumentQueries.SelectPassage} WHERE document_id = $d ORDER BY ordinal", ("$d", documentId)).Select(DocumentQueries.ReadPassage)];
     }
 
     /// <returns>By id; ids that do not exist are absent.</returns>
     public IReadOnlyDictionary<long, Passage> PassagesById(IEnumerable<long> ids)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return connection.Rows($"{DocumentQueries.SelectPassage} WHERE id IN ({string.Join(',', ids)})").Select(DocumentQueries.ReadPassage).ToDictionary(p => p.Id);
     }
 
     /// <returns>By passage id: text vector [384] (null for an image without words) and cross vector [256].</returns>
     public IReadOnlyDictionary<long, (float[]? Text, float[] Cross)> Vectors(IEnumerable<long> passageIds)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         var vectors = new Dictionary<long, (float[]?, float[])>();
         foreach (SqliteDataReader row in connection.Rows($"SELECT passage_id, text, \"cross\" FROM vectors WHERE passage_id IN ({string.Join(',', passageIds)})"))
         {
@@ -103,7 +103,7 @@ public sealed partial class SqliteStore
         {
             return [];
         }
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         if (connection.Scalar("SELECT id FROM collections WHERE name = $n", ("$n", collection)) is not long id)
         {
             return [];
@@ -139,7 +139,7 @@ public sealed partial class SqliteStore
     /// <summary>In how many passages of the collection each word occurs, and how many passages there are.</summary>
     public (IReadOnlyDictionary<string, int> Frequencies, int Passages) WordFrequencies(string collection, IReadOnlyList<string> words)
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         var frequencies = new Dictionary<string, int>(StringComparer.Ordinal);
         if (connection.Scalar("SELECT id FROM collections WHERE name = $n", ("$n", collection)) is not long id)
         {
@@ -159,14 +159,14 @@ public sealed partial class SqliteStore
     /// <summary>What SQLite's own check finds wrong; empty when the file is sound.</summary>
     public IReadOnlyList<string> CheckIntegrity()
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return [.. connection.Rows("PRAGMA integrity_check").Select(r => r.GetString(0)).Where(m => m != "ok")];
     }
 
     private T? Column<T>(string sql, long id)
         where T : class
     {
-        using SqliteConnection connection = Connect();
+        using SqliteConnection connection = ForReading();
         return connection.Scalar(sql, ("$id", id)) as T;
     }
 

@@ -154,10 +154,17 @@ public sealed partial class SqliteStore : IDisposable
         SqliteConnection.ClearPool(connection);
     }
 
-    private SqliteConnection Connect()
+    /// <summary>A pooled connection for one read; a pool's reuse would run settings each time, so there are none.</summary>
+    private SqliteConnection ForReading()
     {
         var connection = new SqliteConnection(_connectionString);
         connection.Open();
+        return connection;
+    }
+
+    private SqliteConnection Connect()
+    {
+        SqliteConnection connection = ForReading();
         connection.Execute("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 1073741824; PRAGMA busy_timeout = 60000");
         return connection;
     }

@@ -17,6 +17,9 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
 
     private const int ThumbnailSide = 320;
 
+    private const int SmallFileBytes = 96 << 10;
+    private static readonly byte[] JpegStart = [0xFF, 0xD8, 0xFF];
+
     /// <summary>Shorter side, in pixels, from which a photo is decoded at the smallest scale that serves.</summary>
     private const int LargePhoto = 2000;
 
@@ -24,7 +27,10 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
     {
         using Decoded image = IsTiff(file.Span) ? DecodeTiff(file) : DecodeSkia(file);
         byte[] pixels = Bicubic.Resize(image.Bitmap, ModelSide, ModelSide);
-        return new PreparedImage(pixels, thumbnail ? Thumbnail(image.Bitmap) : [], image.WidthPx, image.HeightPx);
+        // A file that is small already is its own thumbnail: encoding it anew would cost more than a tenth of its ingestion.
+        bool small = file.Length <= SmallFileBytes && file.Span.StartsWith(JpegStart);
+        byte[] shown = !thumbnail ? [] : small ? file.ToArray() : Thumbnail(image.Bitmap);
+        return new PreparedImage(pixels, shown, image.WidthPx, image.HeightPx);
     }
 
     public byte[] EncodePng(ReadOnlySpan<byte> rgb, int widthPx, int heightPx)
