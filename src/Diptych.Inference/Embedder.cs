@@ -80,8 +80,4 @@ public interface IImageDecoder
     /// <param name="thumbnail">False skips the thumbnail, which a query has no use for.</param>
     /// <exception cref="InvalidDataException">Not an image, damaged, or larger than the pixel limit; the message says which.</exception>
     PreparedImage Prepare(ReadOnlyMemory<byte> file, bool thumbnail = true);
-
-    /// <summary>Wraps raw pixels (from a document) as a PNG file, for pages and figures that have no file of their own.</summary>
-    /// <param name="rgb">height x width x 3 bytes.</param>
-    byte[] EncodePng(ReadOnlySpan<byte> rgb, int widthPx, int heightPx);
 }

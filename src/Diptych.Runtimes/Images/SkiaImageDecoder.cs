@@ -33,18 +33,6 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
         return new PreparedImage(pixels, shown, image.WidthPx, image.HeightPx);
     }
 
-    public byte[] EncodePng(ReadOnlySpan<byte> rgb, int widthPx, int heightPx)
-    {
-        using var bitmap = new SKBitmap(new SKImageInfo(widthPx, heightPx, SKColorType.Rgba8888, SKAlphaType.Opaque));
-        Span<byte> target = bitmap.GetPixelSpan();
-        for (int i = 0, j = 0; i < widthPx * heightPx * 4; i += 4, j += 3)
-        {
-            (target[i], target[i + 1], target[i + 2], target[i + 3]) = (rgb[j], rgb[j + 1], rgb[j + 2], 255);
-        }
-        using SKData data = bitmap.Encode(SKEncodedImageFormat.Png, 100);
-        return data.ToArray();
-    }
-
     private static bool IsTiff(ReadOnlySpan<byte> file) => file.StartsWith("II*\0"u8) || file.StartsWith("MM\0*"u8);
 
     private Decoded DecodeSkia(ReadOnlyMemory<byte> file)
