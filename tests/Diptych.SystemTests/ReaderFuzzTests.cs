@@ -17,11 +17,14 @@ public sealed class ReaderFuzzTests
     {
         string gnuplot = await Host.DebianAsync("gnuplot-doc", "/usr/share/doc/gnuplot/gnuplot.pdf");
         string manuals = await Host.DebianAsync("r-doc-pdf", "/usr/share/doc/r-doc-pdf/manual");
+        string[] pdfs = [.. Directory.GetFiles(manuals, "*.pdf").Append(gnuplot).Select(f => (File: f, File.ReadAllBytes(f).Length)).OrderBy(f => f.Length).Select(f => f.File)];
+        string office = Directory.CreateTempSubdirectory("diptych-office-").FullName;
         string[] seeds =
         [
+            .. await OfficeFilesAsync(pdfs[0], office),
             .. Directory.GetFiles(Path.Combine(Host.Samples, "documents")),
             .. Directory.GetFiles(Path.Combine(Host.Samples, "photos")),
-            .. Directory.GetFiles(manuals, "*.pdf").Append(gnuplot).Select(f => (File: f, File.ReadAllBytes(f).Length)).OrderBy(f => f.Length).Take(3).Select(f => f.File),
+            .. pdfs[..3],
         ];
         IImageDecoder decoder = Diptych.Runtimes.StarterModel.ImageDecoder();
         var random = new Random(17);
@@ -31,7 +34,7 @@ public sealed class ReaderFuzzTests
             byte[] original = await File.ReadAllBytesAsync(seed);
             // A long document takes its time; what a mutation may add to that is bounded.
             long start = TimeProvider.System.GetTimestamp();
-            Assert.True(Read(Path.GetFileName(seed), original, decoder, CancellationToken.None), $"{seed} itself is readable");
+            Assert.True(Read(Path.GetFileName(seed), original, decoder, CancellationToken.None), $"{seed} itself is not readable");
             TimeSpan whole = TimeProvider.System.GetElapsedTime(start), limit = whole + Limit;
             for (int i = 0; i < (whole > Slow ? MutationsEach / 4 : MutationsEach); i++)
             {
@@ -50,6 +53,45 @@ public sealed class ReaderFuzzTests
             }
         }
         Assert.True(read > 20 && refused > 20, $"{read} read, {refused} refused");
+    }
+
+    [Fact]
+    public async Task A_manual_of_thousands_of_pages_is_read_within_the_memory()
+    {
+        byte[] manual = await File.ReadAllBytesAsync(Path.Combine(await Host.DebianAsync("r-doc-pdf", "/usr/share/doc/r-doc-pdf/manual"), "refman.pdf"));
+        long before = GC.GetTotalMemory(true), peak = 0;
+        using var done = new CancellationTokenSource();
+        Task watch = Task.Run(async () =>
+        {
+            using var timer = new PeriodicTimer(TimeSpan.FromMilliseconds(500));
+            while (!done.IsCancellationRequested && await timer.WaitForNextTickAsync())
+            {
+                peak = Math.Max(peak, GC.GetTotalMemory(true));
+            }
+        });
+        ReadDocument document = DocumentReaders.Read("application/pdf", new SourceFile("refman.pdf", manual), CancellationToken.None);
+        await done.CancelAsync();
+        await watch;
+        Assert.True(document.PageCount > 2000, $"{document.PageCount} pages");
+        Assert.True(peak - before < MaxGrowth, $"grew by {(peak - before) >> 20} MB");
+    }
+
+    /// <summary>What LibreOffice makes of a PDF (text document, presentation) and of a table (workbook).</summary>
+    private static async Task<string[]> OfficeFilesAsync(string pdf, string folder)
+    {
+        await Host.DebianAsync("libreoffice-draw-nogui", "/usr/lib/libreoffice/program/libsdlo.so");
+        await Host.DebianAsync("libreoffice-writer-nogui", "/usr/lib/libreoffice/program/libswlo.so");
+        await Host.DebianAsync("libreoffice-calc-nogui", "/usr/lib/libreoffice/program/libsclo.so");
+        string table = Directory.GetFiles(Path.Combine(Host.Samples, "documents"), "*.csv").First();
+        string profile = $"-env:UserInstallation=file://{folder}/profile";
+        foreach (string[] conversion in (string[][])[["--infilter=writer_pdf_import", "docx", pdf], ["--infilter=impress_pdf_import", "pptx", pdf], ["--calc", "xlsx", table]])
+        {
+            var made = await Host.RunAsync("soffice", [profile, "--headless", conversion[0], "--convert-to", conversion[1], "--outdir", folder, conversion[2]]);
+            Assert.True(made.ExitCode == 0, made.Error);
+        }
+        string[] files = [.. Directory.GetFiles(folder)];
+        Assert.Equal([".docx", ".pptx", ".xlsx"], files.Select(Path.GetExtension).Order(StringComparer.Ordinal));
+        return files;
     }
 
     private static bool Read(string name, byte[] bytes, IImageDecoder decoder, CancellationToken cancellation)

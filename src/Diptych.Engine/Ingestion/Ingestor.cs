@@ -24,6 +24,9 @@ public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder
     /// <summary>Most documents in one transaction.</summary>
     private const int CommitBatch = 64;
 
+    /// <summary>File bytes between being read and being committed; a larger file passes alone.</summary>
+    private const long MaxBytesInFlight = 256 << 20;
+
     private readonly Chunker _chunker = new(embedder.Tokenizer);
 
     /// <param name="sources">Enumerated lazily, so that work starts before a large folder has been walked.</param>
@@ -88,16 +91,23 @@ public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder
         var parallel = new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount, CancellationToken = cancellation };
         await Parallel.ForEachAsync(from.ReadAllAsync(cancellation), parallel, async (source, token) =>
         {
+            long reserved = 0;
             try
             {
+                reserved = await run.Bytes.ReserveAsync(source.Directory is null ? 0 : new FileInfo(source.Source).Length, token).ConfigureAwait(false);
                 if (await ReadyAsync(source, run, token).ConfigureAwait(false) is { } readied)
                 {
-                    await to.WriteAsync(readied, token).ConfigureAwait(false);
+                    await to.WriteAsync(readied with { ReservedBytes = reserved }, token).ConfigureAwait(false);
+                    reserved = 0;
                 }
             }
             catch (Exception error) when (error is UnreadableException or IOException or UnauthorizedAccessException or HttpRequestException)
             {
                 run.Say(new IngestEvent(source.Source, IngestOutcome.Failed, error.Message, null, 0));
+            }
+            finally
+            {
+                run.Bytes.Return(reserved);
             }
         }).ConfigureAwait(false);
         to.Complete();
@@ -132,7 +142,7 @@ public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder
             return null;
         }
         string mediaType = MediaTypes.Detect(source.Name, bytes, source.MediaType);
-        return await LimitAsync(() => Ready(source, bytes, hash, mediaType, before is not null, cancellation), run.Options.ReadTimeLimit, cancellation).ConfigureAwait(false);
+        return await LimitAsync(stop => Ready(source, bytes, hash, mediaType, before is not null, stop), run.Options.ReadTimeLimit, cancellation).ConfigureAwait(false);
     }
 
     private Readied Ready(IngestSource source, byte[] bytes, string hash, string mediaType, bool replaces, CancellationToken cancellation)
@@ -182,15 +192,17 @@ public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder
         }
     }
 
-    /// <summary>A parser caught in a loop cannot be stopped from outside; it is left behind, and its file fails.</summary>
-    private async Task<Readied> LimitAsync(Func<Readied> work, TimeSpan limit, CancellationToken cancellation)
+    /// <summary>A reader stops at its next page or block. A parser caught in a loop of its own cannot be stopped, and is left behind.</summary>
+    private async Task<Readied> LimitAsync(Func<CancellationToken, Readied> work, TimeSpan limit, CancellationToken cancellation)
     {
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         try
         {
-            return await Task.Run(work, cancellation).WaitAsync(limit, time, cancellation).ConfigureAwait(false);
+            return await Task.Run(() => work(stop.Token), stop.Token).WaitAsync(limit, time, cancellation).ConfigureAwait(false);
         }
         catch (TimeoutException error)
         {
+            await stop.CancelAsync().ConfigureAwait(false);
             throw new UnreadableException($"Reading took longer than {limit.TotalSeconds:0} s.", error);
         }
     }
@@ -233,6 +245,7 @@ public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder
             IReadOnlyList<Document> committed = store.Commit([.. batch.Select(b => b.Document)]);
             for (int i = 0; i < committed.Count; i++)
             {
+                run.Bytes.Return(batch[i].Source.ReservedBytes);
                 int pictures = batch[i].Document.Passages.Count(p => p.Thumbnail is not null);
                 run.Say(new IngestEvent(
                     committed[i].Source, batch[i].Source.Replaces ? IngestOutcome.Replaced : IngestOutcome.Added, null, committed[i], pictures));
@@ -257,7 +270,10 @@ public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder
 
     /// <summary>A document with its pixels, before it is embedded.</summary>
     private sealed record Readied(
-        Document Document, string Text, byte[]? Original, IReadOnlyList<(Chunk Chunk, PreparedImage? Image)> Passages, bool Single, bool Replaces);
+        Document Document, string Text, byte[]? Original, IReadOnlyList<(Chunk Chunk, PreparedImage? Image)> Passages, bool Single, bool Replaces)
+    {
+        public long ReservedBytes { get; init; }
+    }
 
     private sealed class Run(IngestOptions options, Action<IngestEvent, IngestTotals>? report, TimeProvider time)
     {
@@ -267,6 +283,8 @@ public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder
         private readonly Lock _lock = new();
 
         public IngestOptions Options => options;
+
+        public ByteBudget Bytes { get; } = new(MaxBytesInFlight);
 
         public IngestTotals Totals { get; private set; } = new();
 

@@ -20,6 +20,9 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
     private const int SmallFileBytes = 96 << 10;
     private static readonly byte[] JpegStart = [0xFF, 0xD8, 0xFF];
 
+    /// <summary>Shorter side, in pixels, from which a JPEG is shrunk while it is decoded: below, its pixels are the reference's to the bit.</summary>
+    private const int ScaledFrom = 1500;
+
     /// <summary>Shorter side, in pixels, from which a photo is decoded at the smallest scale that serves.</summary>
     private const int LargePhoto = 2000;
 
@@ -41,11 +44,11 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
         using SKCodec codec = SKCodec.Create(data) ?? throw new InvalidDataException("Not an image that can be decoded, or damaged in its header.");
         Check(codec.Info.Width, codec.Info.Height);
         SKSizeI size = codec.Info.Size;
-        if (codec.EncodedFormat == SKEncodedImageFormat.Jpeg)
+        int shorter = Math.Min(size.Width, size.Height);
+        if (codec.EncodedFormat == SKEncodedImageFormat.Jpeg && shorter >= ScaledFrom)
         {
             // A scaled DCT blurs a little otherwise than the bicubic filter does. Three times the model's side leaves the filter the last
             // word; of a large photo an eighth is the mean of 8 x 8 pixels, and what is left to filter is enough at 1.6 times.
-            int shorter = Math.Min(size.Width, size.Height);
             float scale = (shorter >= LargePhoto ? 1.6f : 3f) * ModelSide / shorter;
             for (int eighths = 1; eighths < 8; eighths++)
             {

@@ -37,7 +37,7 @@ public sealed class StarterModelTests
         float[] actual = new float[expected.Length];
         PixelScaling.Starter.ToChannelsFirst(image.Pixels, actual);
         double meanError = actual.Zip(expected, (a, b) => Math.Abs(a - b) * 128.0).Average();
-        Assert.True(meanError <= 2, $"mean error {meanError:0.00} of 255");
+        Assert.True(meanError <= 0.05, $"mean error {meanError:0.00} of 255");
     }
 
     [Fact]
@@ -77,7 +77,7 @@ public sealed class StarterModelTests
         for (int i = 0; i < photos.Length; i++)
         {
             float[] alone = (await backend.ExecuteAsync(PixelBatch([pixels[i]]), None)).Rows["embedding"];
-            AssertClose(golden[(i * 256)..((i + 1) * 256)], alone, photos[i], int8 ? 0.998 : 0.999); // int8 kernels round differently from one runtime version and processor to the next
+            AssertClose(golden[(i * 256)..((i + 1) * 256)], alone, photos[i]);
             AssertWithin(1e-5, alone, together.AsSpan(i * 256, 256));
         }
         await backend.UnloadAsync();
@@ -104,11 +104,11 @@ public sealed class StarterModelTests
         }
     }
 
-    private static void AssertClose(float[] expected, float[] actual, string what, double leastCosine = 0.999)
+    private static void AssertClose(float[] expected, float[] actual, string what)
     {
         float cosine = TensorPrimitives.CosineSimilarity(expected, actual);
         float worst = expected.Zip(actual, (a, b) => Math.Abs(a - b)).Max();
-        Assert.True(cosine >= leastCosine && worst <= 0.02f, $"{what}: cosine {cosine}, max element error {worst}");
+        Assert.True(cosine >= 0.999f && worst <= 0.02f, $"{what}: cosine {cosine}, max element error {worst}");
     }
 
     private static void AssertWithin(double tolerance, ReadOnlySpan<float> expected, ReadOnlySpan<float> actual)

@@ -23,25 +23,27 @@ internal sealed class PdfReader : IDocumentReader
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {
         using PdfDocument pdf = Open(file.Bytes);
-        var pages = new List<(int Number, List<(TextBlock Text, Box Box)> Texts, List<Block> Pictures)>();
+        var pages = new List<(int Number, List<Paragraph> Texts, List<Block> Pictures)>();
+        var sizes = new SortedDictionary<double, int>();
+        // A page's letters are let go before the next page is read: a long manual has millions.
         foreach (Page page in pdf.GetPages())
         {
             cancellation.ThrowIfCancellationRequested();
-            pages.Add((page.Number, [.. Texts(page)], [.. Pictures(page)]));
+            pages.Add((page.Number, [.. Texts(page, sizes)], [.. Pictures(page)]));
         }
-        double body = Median(pages.SelectMany(p => p.Texts).SelectMany(t => t.Text.TextLines).SelectMany(l => l.Words).Select(Size));
+        double body = Median(sizes);
         var blocks = new List<Block>();
         foreach (var (number, texts, pictures) in pages)
         {
             // A picture goes before the first text that stands below its middle, where its caption usually is.
             var waiting = new Queue<Block>(pictures.OrderBy(p => p.Box!.Value.Y));
-            foreach (var (text, box) in texts)
+            foreach (Paragraph text in texts)
             {
-                while (waiting.TryPeek(out Block? picture) && picture.Box!.Value.Y + (picture.Box.Value.Height / 2) < box.Y)
+                while (waiting.TryPeek(out Block? picture) && picture.Box!.Value.Y + (picture.Box.Value.Height / 2) < text.Box.Y)
                 {
                     blocks.Add(waiting.Dequeue());
                 }
-                blocks.Add(TextOf(text, box, number, body));
+                blocks.Add(TextOf(text, number, body));
             }
             blocks.AddRange(waiting);
         }
@@ -67,24 +69,32 @@ internal sealed class PdfReader : IDocumentReader
         }
     }
 
-    private static IEnumerable<(TextBlock Text, Box Box)> Texts(Page page)
+    /// <param name="sizes">Letter sizes in points, and how many words have each: added to.</param>
+    private static IEnumerable<Paragraph> Texts(Page page, SortedDictionary<double, int> sizes)
     {
         List<Word> words = [.. NearestNeighbourWordExtractor.Instance.GetWords(page.Letters).Where(w => !string.IsNullOrWhiteSpace(w.Text))];
         if (words.Count == 0)
         {
             return [];
         }
+        foreach (Word word in words)
+        {
+            double size = Size(word);
+            sizes[size] = sizes.GetValueOrDefault(size) + 1;
+        }
         IReadOnlyList<TextBlock> blocks = DocstrumBoundingBoxes.Instance.GetBlocks(words);
-        return UnsupervisedReadingOrderDetector.Instance.Get(blocks).Select(b => (b, Relative(b.BoundingBox, page)));
+        return UnsupervisedReadingOrderDetector.Instance.Get(blocks).Select(b => new Paragraph(
+            Unhyphenate(b.TextLines.Select(l => l.Text.Trim())),
+            b.TextLines.Count,
+            Median(b.TextLines.SelectMany(l => l.Words).Select(Size)),
+            Relative(b.BoundingBox, page)));
     }
 
-    private static Block TextOf(TextBlock text, Box box, int page, double body)
+    private static Block TextOf(Paragraph text, int page, double body)
     {
-        string joined = Unhyphenate(text.TextLines.Select(l => l.Text.Trim()));
-        double size = Median(text.TextLines.SelectMany(l => l.Words).Select(Size));
-        bool heading = size >= body * HeadingScale && text.TextLines.Count <= 3 && joined.Length <= 160 && joined.Any(char.IsLetter);
-        int level = size >= body * 1.8 ? 1 : size >= body * 1.4 ? 2 : 3;
-        return new Block(heading ? BlockKind.Heading : BlockKind.Paragraph, joined, heading ? level : 0, page, box);
+        bool heading = text.Size >= body * HeadingScale && text.Lines <= 3 && text.Text.Length <= 160 && text.Text.Any(char.IsLetter);
+        int level = text.Size >= body * 1.8 ? 1 : text.Size >= body * 1.4 ? 2 : 3;
+        return new Block(heading ? BlockKind.Heading : BlockKind.Paragraph, text.Text, heading ? level : 0, page, text.Box);
     }
 
     private static IEnumerable<Block> Pictures(Page page)
@@ -128,4 +138,21 @@ internal sealed class PdfReader : IDocumentReader
         double[] sorted = [.. values.Order()];
         return sorted.Length == 0 ? 0 : sorted[sorted.Length / 2];
     }
+
+    private static double Median(SortedDictionary<double, int> counts)
+    {
+        int left = counts.Values.Sum() / 2;
+        foreach (var (value, count) in counts)
+        {
+            if (left < count)
+            {
+                return value;
+            }
+            left -= count;
+        }
+        return 0;
+    }
+
+    /// <param name="Size">Median letter size in points.</param>
+    private sealed record Paragraph(string Text, int Lines, double Size, Box Box);
 }
