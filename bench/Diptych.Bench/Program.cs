@@ -1,4 +1,5 @@
 using Diptych.Bench;
+using Diptych.Bench.Index;
 
 // Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|all]
 string what = args.FirstOrDefault() ?? "all";
@@ -9,6 +10,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["decode"] = DecodeSpeed.RunAsync,
     ["scan"] = ScanSpeed.RunAsync,
     ["start"] = StartTime.RunAsync,
+    ["index"] = IndexSpeed.RunAsync,
 };
 if (what != "all" && !benches.ContainsKey(what))
 {
