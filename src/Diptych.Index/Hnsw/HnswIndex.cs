@@ -130,4 +130,29 @@ public abstract class HnswIndex
 
     /// <param name="filter">A bit for each slot, set for those that may be returned; empty for all.</param>
     public abstract int Search(ReadOnlySpan<float> query, Span<Neighbor> results, int ef, ReadOnlySpan<ulong> filter, out SearchPlan plan);
+
+    /// <summary>Writes the index to a file, whole or not at all (a temporary file, flushed, then renamed). Searches go on; adding waits.</summary>
+    /// <param name="sequence">Up to which change of its source the index is current.</param>
+    /// <param name="attachment">Bytes of the caller's, kept with it: what its slots stand for.</param>
+    public abstract void Save(string path, long sequence, ReadOnlySpan<byte> attachment = default);
+
+    /// <summary>Opens what <see cref="Save"/> wrote, by mapping it: pages are read as searches need them.</summary>
+    /// <returns>The index, and the sequence and attachment that it was saved with.</returns>
+    /// <exception cref="InvalidDataException">The file is damaged, or no index.</exception>
+    /// <exception cref="FileNotFoundException">There is no such file.</exception>
+    public static (HnswIndex Index, long Sequence, byte[] Attachment) Open(string path)
+    {
+        Header header = Header.Read(path);
+        var options = new HnswOptions
+        {
+            Links = header.Links,
+            EfConstruction = header.EfConstruction,
+            Codes = (VectorCodes)header.Codes,
+            Seed = header.Seed,
+            Clip = header.Scale == 0 ? null : 127 / header.Scale,
+        };
+        HnswIndex index = Create(header.Dimensions, options);
+        byte[] attachment = index is HnswGraph<BitCodes> bits ? bits.Load(path, header) : ((HnswGraph<Int8Codes>)index).Load(path, header);
+        return (index, header.Sequence, attachment);
+    }
 }

@@ -247,6 +247,64 @@ public sealed class HnswIndexTests
         Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
     }
 
+    [Theory]
+    [InlineData(VectorCodes.Int8)]
+    [InlineData(VectorCodes.Bit)]
+    public void An_opened_file_answers_as_the_saved_index_did_and_can_be_changed(VectorCodes codes)
+    {
+        string path = Path.Combine(Directory.CreateTempSubdirectory("diptych-hnsw-").FullName, "index.hnsw");
+        float[] vectors = Clustered(3000, 40);
+        HnswIndex saved = HnswIndex.Create(Dimensions, new HnswOptions { Codes = codes });
+        int[] slots = new int[3000];
+        saved.AddRange(vectors, slots, 2, TestContext.Current.CancellationToken);
+        foreach (int slot in slots[..500])
+        {
+            saved.Delete(slot);
+        }
+        saved.Repair(2, TestContext.Current.CancellationToken);
+        saved.Save(path, 42, [1, 2, 3]);
+        byte[] bytes = File.ReadAllBytes(path);
+        var (opened, sequence, attachment) = HnswIndex.Open(path);
+        Assert.Equal((42, 2500, 3000), (sequence, opened.Count, opened.Slots));
+        Assert.Equal([1, 2, 3], attachment);
+        Neighbor[] expected = new Neighbor[10], found = new Neighbor[10];
+        for (int q = 0; q < 100; q++)
+        {
+            saved.Search(vectors.AsSpan(q * 20 * Dimensions, Dimensions), expected, 50);
+            opened.Search(vectors.AsSpan(q * 20 * Dimensions, Dimensions), found, 50);
+            Assert.Equal(expected, found);
+        }
+        // What changes after opening stays in memory until it is saved again.
+        opened.AddRange(vectors.AsMemory(0, 500 * Dimensions), slots.AsMemory(0, 500), 2, TestContext.Current.CancellationToken);
+        Assert.Equal((3000, 3000), (opened.Count, opened.Slots));
+        Assert.Equal(bytes, File.ReadAllBytes(path));
+        if (codes == VectorCodes.Int8)
+        {
+            Assert.True(Recall(opened, vectors, slots, [], 64) >= 0.97);
+        }
+    }
+
+    [Fact]
+    public void A_damaged_file_is_told_apart_wherever_it_is_damaged()
+    {
+        string path = Path.Combine(Directory.CreateTempSubdirectory("diptych-hnsw-").FullName, "index.hnsw");
+        HnswIndex index = HnswIndex.Create(Dimensions);
+        index.AddRange(Clustered(500, 41), new int[500], 1, TestContext.Current.CancellationToken);
+        index.Save(path, 1);
+        byte[] sound = File.ReadAllBytes(path);
+        var random = new Random(8);
+        for (int round = 0; round < 40; round++)
+        {
+            byte[] damaged = [.. sound];
+            // The page behind the header is filler that nothing reads.
+            int at = round < 12 ? random.Next(96) : random.Next(4096, sound.Length);
+            damaged[at] ^= (byte)random.Next(1, 256);
+            File.WriteAllBytes(path, round % 4 == 3 ? sound[..random.Next(sound.Length)] : damaged);
+            Assert.Throws<InvalidDataException>(() => HnswIndex.Open(path));
+        }
+        Assert.Throws<FileNotFoundException>(() => HnswIndex.Open(path + ".none"));
+    }
+
     /// <summary>Mean recall@10 over 100 queries near rows, against comparing with every row.</summary>
     private static double Recall(HnswIndex index, float[] vectors, int[] slots, ulong[] filter, int ef)
     {
