@@ -28,31 +28,36 @@ public abstract record Filter
         public override bool Matches(Document document, Passage passage) => !Part.Matches(document, passage);
     }
 
-    /// <summary>The field has one of the values (one value: equality). Text is compared without regard to case.</summary>
-    public sealed record In(string Field, IReadOnlyList<string> Values) : Filter
+    /// <summary>A test of one field: it holds when one of the field's values passes.</summary>
+    public abstract record OnField(string Field) : Filter
     {
-        public override bool Matches(Document document, Passage passage) =>
-            FieldValues(Field, document, passage).Any(v => Values.Any(w => Compare(v, w) == 0));
+        public abstract bool Passes(string value);
+
+        public override bool Matches(Document document, Passage passage) => FieldValues(Field, document, passage).Any(Passes);
+    }
+
+    /// <summary>The field has one of the values (one value: equality). Text is compared without regard to case.</summary>
+    public sealed record In(string Field, IReadOnlyList<string> Values) : OnField(Field)
+    {
+        public override bool Passes(string value) => Values.Any(v => Compare(value, v) == 0);
     }
 
     /// <summary>The field lies between the bounds; a bound that is null is open.</summary>
-    public sealed record Range(string Field, string? Gt, string? Gte, string? Lt, string? Lte) : Filter
+    public sealed record Range(string Field, string? Gt, string? Gte, string? Lt, string? Lte) : OnField(Field)
     {
-        public override bool Matches(Document document, Passage passage) =>
-            FieldValues(Field, document, passage).Any(v =>
-                (Gt is null || Compare(v, Gt) > 0) && (Gte is null || Compare(v, Gte) >= 0)
-                && (Lt is null || Compare(v, Lt) < 0) && (Lte is null || Compare(v, Lte) <= 0));
+        public override bool Passes(string value) =>
+            (Gt is null || Compare(value, Gt) > 0) && (Gte is null || Compare(value, Gte) >= 0)
+            && (Lt is null || Compare(value, Lt) < 0) && (Lte is null || Compare(value, Lte) <= 0);
     }
 
-    public sealed record Prefix(string Field, string Value) : Filter
+    public sealed record Prefix(string Field, string Value) : OnField(Field)
     {
-        public override bool Matches(Document document, Passage passage) =>
-            FieldValues(Field, document, passage).Any(v => v.StartsWith(Value, StringComparison.OrdinalIgnoreCase));
+        public override bool Passes(string value) => value.StartsWith(Value, StringComparison.OrdinalIgnoreCase);
     }
 
-    public sealed record Exists(string Field) : Filter
+    public sealed record Exists(string Field) : OnField(Field)
     {
-        public override bool Matches(Document document, Passage passage) => FieldValues(Field, document, passage).Any();
+        public override bool Passes(string value) => true;
     }
 
     /// <summary>

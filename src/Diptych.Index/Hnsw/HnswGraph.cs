@@ -52,6 +52,8 @@ internal sealed unsafe partial class HnswGraph<TCodes> : HnswIndex
 
     public override int Deleted => Math.Max(0, Slots - Volatile.Read(ref _vacantCount) - Count);
 
+    internal override long Repairs => Volatile.Read(ref _epoch);
+
     public override double BytesPerVector =>
         Count == 0 ? 0 : (double)(_codes.Bytes + _links.Bytes + _upper.Bytes + _upperRow.Bytes + _alive.Bytes) / Count;
 

@@ -88,6 +88,9 @@ public abstract class HnswIndex
     /// <summary>Deleted rows that the graph still leads through; <see cref="Repair"/> takes them out.</summary>
     public abstract int Deleted { get; }
 
+    /// <summary>Grows with every repair: while it stays, no slot is given out a second time.</summary>
+    internal abstract long Repairs { get; }
+
     /// <summary>Bytes of codes and links, per row.</summary>
     public abstract double BytesPerVector { get; }
 

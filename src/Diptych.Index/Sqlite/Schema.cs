@@ -47,6 +47,10 @@ internal static class Schema
         CREATE TABLE pictures (passage_id INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL, image BLOB);
         CREATE TABLE log (seq INTEGER PRIMARY KEY AUTOINCREMENT, document_id INTEGER NOT NULL, added INTEGER NOT NULL);
         """,
+        """
+        CREATE INDEX passage_keys ON passages (document_id, modality, page);
+        CREATE INDEX passages_wordless ON passages (id) WHERE modality = 1 AND text = '';
+        """,
     ];
 
     public static int Version => Steps.Length;

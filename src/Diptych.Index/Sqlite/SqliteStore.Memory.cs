@@ -1,13 +1,13 @@
 using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using Diptych.Core;
-using Diptych.Index.Exact;
+using Diptych.Index.Vectors;
 using Microsoft.Data.Sqlite;
 using SQLitePCL;
 
 namespace Diptych.Index.Sqlite;
 
-/// <summary>The vectors in memory: loaded at open, then caught up from the log after every commit, this process's or another's.</summary>
+/// <summary>What searches read: made at open, then caught up from the log after every commit, this process's or another's.</summary>
 public sealed partial class SqliteStore
 {
     private readonly SqliteConnection _watcher;
@@ -35,26 +35,19 @@ public sealed partial class SqliteStore
         }
     }
 
-    /// <summary>Exact search in the text space.</summary>
+    /// <summary>The nearest in the text space.</summary>
     public IReadOnlyList<Candidate> SearchText(string collection, ReadOnlyMemory<float> query, int k, Filter? filter, Modality modality) =>
         Search(collection, s => modality == Modality.Text ? s.Text : s.ImageText, query, k, filter);
 
-    /// <summary>Exact search in the cross space, among passages of one modality.</summary>
+    /// <summary>The nearest in the cross space, among passages of one modality.</summary>
     public IReadOnlyList<Candidate> SearchCross(string collection, ReadOnlyMemory<float> query, int k, Filter? filter, Modality modality) =>
         Search(collection, s => modality == Modality.Text ? s.CrossText : s.CrossImage, query, k, filter);
 
     /// <summary>Image passages of the collection.</summary>
-    public int ImageCount(string collection) => _spaces.TryGetValue(collection, out Spaces? spaces) ? spaces.CrossImage.Snapshot.Live : 0;
+    public int ImageCount(string collection) => _spaces.TryGetValue(collection, out Spaces? spaces) ? spaces.CrossImage.Count : 0;
 
-    private IReadOnlyList<Candidate> Search(string collection, Func<Spaces, VectorTable> table, ReadOnlyMemory<float> query, int k, Filter? filter)
-    {
-        if (!_spaces.TryGetValue(collection, out Spaces? spaces))
-        {
-            return [];
-        }
-        Func<PassageKey, bool>? accept = filter is null ? null : key => key.Passes(filter);
-        return table(spaces).Snapshot.Search(query, k, accept, Environment.ProcessorCount);
-    }
+    private IReadOnlyList<Candidate> Search(string collection, Func<Spaces, VectorSpace> space, ReadOnlyMemory<float> query, int k, Filter? filter) =>
+        _spaces.TryGetValue(collection, out Spaces? spaces) ? space(spaces).Search(query, k, filter, out _) : [];
 
     private void Load()
     {
@@ -67,10 +60,19 @@ public sealed partial class SqliteStore
                 Document document = DocumentQueries.Read(row);
                 _documents[document.Id] = document;
             }
-            AddVectors("");
+            if (AdoptGraphs() is { } keys)
+            {
+                AddMissing(keys);
+            }
+            else
+            {
+                AddVectors("");
+            }
             read.Commit();
             _dataVersion = (long)_watcher.Scalar("PRAGMA data_version")!;
         }
+        _mover = Task.Run(MoveAsync, CancellationToken.None);
+        SignalMover();
     }
 
     private void CatchUp()
@@ -103,6 +105,7 @@ public sealed partial class SqliteStore
             spaces.Publish();
         }
         Volatile.Write(ref _seq, seq);
+        SignalMover();
     }
 
     private void AddVectors(string where, long[]? documents = null)
@@ -117,7 +120,7 @@ public sealed partial class SqliteStore
         while (reader.Read())
         {
             Document document = _documents[reader.GetInt64(1)];
-            Spaces spaces = _spaces.GetOrAdd(document.Collection, _ => new Spaces(TextSpace.Dimensions, CrossSpace.Dimensions));
+            Spaces spaces = SpacesOf(document.Collection);
             var key = new PassageKey(reader.GetInt64(0), document, (Modality)reader.GetInt32(2), reader.IsDBNull(3) ? null : reader.GetInt32(3));
             spaces.Add(key, Floats(raw.sqlite3_column_blob(statement, 4)), Floats(raw.sqlite3_column_blob(statement, 5)));
         }
@@ -129,65 +132,68 @@ public sealed partial class SqliteStore
 
     private static ReadOnlySpan<float> Floats(ReadOnlySpan<byte> bytes) => MemoryMarshal.Cast<byte, float>(bytes);
 
+    private Spaces SpacesOf(string collection) => _spaces.GetOrAdd(collection, _ => new Spaces(TextSpace.Dimensions, CrossSpace.Dimensions));
+
     /// <summary>
-    /// The tables of one collection. Text passages and images stand apart, so that each modality has a top-k of its own and a scan
+    /// The vectors of one collection. Text passages and images stand apart, so that each modality has a top-k of its own and a search
     /// touches no row that it cannot return.
     /// </summary>
     private sealed class Spaces(int textDimensions, int crossDimensions)
     {
-        private readonly Dictionary<long, List<(VectorTable Table, int Row)>> _rows = [];
+        private readonly Dictionary<long, List<long>> _passages = [];
 
-        public VectorTable Text { get; } = new(textDimensions);
+        public VectorSpace Text { get; } = new(textDimensions, Modality.Text);
 
         /// <summary>Text vectors of images: of their captions and the words around them.</summary>
-        public VectorTable ImageText { get; } = new(textDimensions);
+        public VectorSpace ImageText { get; } = new(textDimensions, Modality.Image);
 
-        public VectorTable CrossText { get; } = new(crossDimensions);
+        public VectorSpace CrossText { get; } = new(crossDimensions, Modality.Text);
 
-        public VectorTable CrossImage { get; } = new(crossDimensions);
+        public VectorSpace CrossImage { get; } = new(crossDimensions, Modality.Image);
 
-        private VectorTable[] All => [Text, ImageText, CrossText, CrossImage];
+        /// <summary>With the name that each has on disk.</summary>
+        public (string Name, VectorSpace Space)[] All => [("text", Text), ("image-text", ImageText), ("cross-text", CrossText), ("cross-image", CrossImage)];
 
         public void Add(PassageKey key, ReadOnlySpan<float> text, ReadOnlySpan<float> cross)
         {
             bool image = key.Modality == Modality.Image;
-            if (!text.IsEmpty)
-            {
-                Add(image ? ImageText : Text, key, text);
-            }
-            Add(image ? CrossImage : CrossText, key, cross);
+            AddUnlessThere(image ? ImageText : Text, key, text);
+            AddUnlessThere(image ? CrossImage : CrossText, key, cross);
+            Belongs(key);
+        }
+
+        /// <summary>The passage's vectors are in a graph already.</summary>
+        public void Belongs(PassageKey key)
+        {
+            List<long> passages = CollectionsMarshal.GetValueRefOrAddDefault(_passages, key.Document.Id, out _) ??= [];
+            passages.Add(key.Id);
         }
 
         public void Remove(long documentId)
         {
-            if (_rows.Remove(documentId, out var rows))
+            if (_passages.Remove(documentId, out var passages))
             {
-                foreach (var (table, row) in rows)
+                foreach (var (_, space) in All)
                 {
-                    table.Delete(row);
+                    passages.ForEach(space.Remove);
                 }
             }
         }
 
         public void Publish()
         {
-            foreach (VectorTable table in All)
+            foreach (var (_, space) in All)
             {
-                if (table.NeedsCompaction)
-                {
-                    foreach (var rows in _rows.Values)
-                    {
-                        rows.RemoveAll(r => r.Table == table);
-                    }
-                    table.Compact((key, row) => Rows(key).Add((table, row)));
-                }
-                table.Publish();
+                space.Publish();
             }
         }
 
-        private void Add(VectorTable table, PassageKey key, ReadOnlySpan<float> vector) => Rows(key).Add((table, table.Add(key, vector)));
-
-        private List<(VectorTable Table, int Row)> Rows(PassageKey key) =>
-            CollectionsMarshal.GetValueRefOrAddDefault(_rows, key.Document.Id, out _) ??= [];
+        private static void AddUnlessThere(VectorSpace space, PassageKey key, ReadOnlySpan<float> vector)
+        {
+            if (!vector.IsEmpty && !space.Contains(key.Id))
+            {
+                space.Add(key, vector);
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ namespace Diptych.Index.Sqlite;
 /// </summary>
 public sealed partial class SqliteStore : IDisposable
 {
+    private readonly string _path;
     private readonly string _connectionString;
     private readonly SqliteConnection _writer;
     private readonly Lock _writing = new();
@@ -22,6 +23,7 @@ public sealed partial class SqliteStore : IDisposable
     private SqliteStore(string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
     {
         _time = time;
+        _path = path;
         TextSpace = textSpace;
         CrossSpace = crossSpace;
         _connectionString = new SqliteConnectionStringBuilder { DataSource = path, DefaultTimeout = 60 }.ToString();
@@ -148,6 +150,9 @@ public sealed partial class SqliteStore : IDisposable
 
     public void Dispose()
     {
+        _closing.Cancel();
+        // A move ends at its next portion of rows; what it had done is done again at the next start.
+        Task.WaitAny([_mover], CancellationToken.None);
         _writer.Dispose();
         _watcher.Dispose();
         using var connection = new SqliteConnection(_connectionString);
