@@ -3,6 +3,7 @@ using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
 using Diptych.Engine.Ingestion;
 using Diptych.Engine.Search;
+using Diptych.Index;
 using Diptych.Index.Sqlite;
 using Diptych.Inference;
 using Microsoft.Extensions.AI;
@@ -16,7 +17,7 @@ public sealed class Product : IAsyncDisposable
 {
     private readonly InferenceService _inference;
 
-    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, SqliteStore store, TimeProvider time, LlmOptions llm)
+    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IDocumentStore store, TimeProvider time, LlmOptions llm)
     {
         _inference = inference;
         Embedder = embedder;
@@ -34,7 +35,7 @@ public sealed class Product : IAsyncDisposable
 
     public IImageDecoder Images { get; }
 
-    public SqliteStore Store { get; }
+    public IDocumentStore Store { get; }
 
     public Ingestor Ingestor { get; }
 

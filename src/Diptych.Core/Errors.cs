@@ -1,10 +1,13 @@
 namespace Diptych.Core;
 
 /// <summary>The request cannot be carried out as it stands; the message tells its sender what to change.</summary>
-public sealed class InvalidRequestException(string message) : Exception(message);
+public sealed class InvalidRequestException(string message, Exception? cause = null) : Exception(message, cause);
 
 /// <summary>What was asked for does not exist.</summary>
 public sealed class NotFoundException(string message) : Exception(message);
+
+/// <summary>The database does not answer, and did not after repeated tries: trying again later may help.</summary>
+public sealed class StoreUnavailableException(string message, Exception cause) : Exception(message, cause);
 
 /// <summary>The queue ahead is too long for the request's deadline.</summary>
 public sealed class OverloadedException(string message, TimeSpan retryAfter) : Exception(message)

@@ -1,6 +1,6 @@
 using Diptych.Core;
+using Diptych.Index;
 using Diptych.Engine.Search;
-using Diptych.Index.Sqlite;
 using Diptych.Inference;
 using Microsoft.Extensions.AI;
 
@@ -53,7 +53,7 @@ public sealed record Answer(AnswerKind Kind, string Text, IReadOnlyList<Citation
 /// </summary>
 /// <param name="model">Null answers by extracts.</param>
 /// <param name="sendImages">Whether the model sees the images among the evidence.</param>
-public sealed class Answerer(Searcher searcher, SqliteStore store, Embedder embedder, IChatClient? model = null, bool sendImages = true)
+public sealed class Answerer(Searcher searcher, IDocumentStore store, Embedder embedder, IChatClient? model = null, bool sendImages = true)
 {
     /// <summary>The confidence at which the error rates of docs/evaluation.md are stated.</summary>
     public const double DefaultMinConfidence = 0.4;

@@ -1,13 +1,13 @@
 using System.Runtime.CompilerServices;
 using System.Text;
 using Diptych.Core;
-using Diptych.Index.Sqlite;
+using Diptych.Index;
 using Microsoft.Extensions.AI;
 
 namespace Diptych.Engine.Answering;
 
 /// <summary>Lets a language model write the answer over numbered evidence, and keeps only markers that name it.</summary>
-internal sealed class GeneratedAnswer(IChatClient model, SqliteStore store, bool sendImages)
+internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, bool sendImages)
 {
     private const string Abstention = "NOT_IN_EVIDENCE";
 

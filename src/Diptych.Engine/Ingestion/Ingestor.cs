@@ -3,7 +3,6 @@ using System.Security.Cryptography;
 using System.Threading.Channels;
 using Diptych.Core;
 using Diptych.Index;
-using Diptych.Index.Sqlite;
 using Diptych.Inference;
 using Channel = System.Threading.Channels.Channel;
 
@@ -13,7 +12,7 @@ namespace Diptych.Engine.Ingestion;
 /// source -> read -> chunk -> embed -> commit, with every stage busy at once and a bounded queue between them. Reading and decoding
 /// fill the cores beside the models; commits are gathered, each document in one transaction. One file's failure is told and stops nothing.
 /// </summary>
-public sealed class Ingestor(SqliteStore store, Embedder embedder, IImageDecoder images, TimeProvider time)
+public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDecoder images, TimeProvider time)
 {
     /// <summary>Documents between two stages.</summary>
     private const int QueueLength = 64;

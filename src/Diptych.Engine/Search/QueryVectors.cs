@@ -1,6 +1,6 @@
 using System.Numerics.Tensors;
 using Diptych.Core;
-using Diptych.Index.Sqlite;
+using Diptych.Index;
 using Diptych.Inference;
 
 namespace Diptych.Engine.Search;
@@ -19,7 +19,7 @@ public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Tex
 
     /// <exception cref="InvalidRequestException">A part is empty, an image cannot be decoded, or no weight is positive.</exception>
     /// <exception cref="NotFoundException">A part names a passage that is not in the collection.</exception>
-    public static async Task<QueryVectors> EmbedAsync(Query query, SqliteStore store, Embedder embedder, IImageDecoder images, CancellationToken cancellation)
+    public static async Task<QueryVectors> EmbedAsync(Query query, IDocumentStore store, Embedder embedder, IImageDecoder images, CancellationToken cancellation)
     {
         if (!query.Parts.Any(p => p.Weight > 0))
         {
@@ -34,7 +34,7 @@ public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Tex
     }
 
     private static async Task<PartVectors> EmbedAsync(
-        QueryPart part, string collection, SqliteStore store, Embedder embedder, IImageDecoder images, CancellationToken cancellation)
+        QueryPart part, string collection, IDocumentStore store, Embedder embedder, IImageDecoder images, CancellationToken cancellation)
     {
         if ((part.Text is null ? 0 : 1) + (part.Image is null ? 0 : 1) + (part.PassageId is null ? 0 : 1) != 1)
         {

@@ -3,7 +3,6 @@ using Diptych.Core;
 using Diptych.Index;
 using Diptych.Index.Fusion;
 using Diptych.Index.Lexical;
-using Diptych.Index.Sqlite;
 using Diptych.Inference;
 
 namespace Diptych.Engine.Search;
@@ -12,7 +11,7 @@ namespace Diptych.Engine.Search;
 /// Finds passages. Each channel ranks texts and images apart; fusion makes one list of each modality; the two lists are merged by
 /// calibrated confidence, which never reorders a list within itself (see <see cref="Merge"/>).
 /// </summary>
-public sealed class Searcher(SqliteStore store, Embedder embedder, IImageDecoder images)
+public sealed class Searcher(IDocumentStore store, Embedder embedder, IImageDecoder images)
 {
     /// <summary>Candidates of each channel and modality, at least.</summary>
     private const int PoolDepth = 100;
@@ -271,7 +270,7 @@ internal sealed class WordWeights
     private readonly Dictionary<string, double> _weights = new(StringComparer.Ordinal);
     private readonly double _total;
 
-    public WordWeights(SqliteStore store, string collection, string words)
+    public WordWeights(IDocumentStore store, string collection, string words)
     {
         IReadOnlyList<string> terms = FullTextQuery.Terms(words);
         var (frequencies, passages) = store.WordFrequencies(collection, terms);

@@ -22,7 +22,10 @@ public static class FullTextQuery
     }
 
     /// <returns>Null when the text has no word.</returns>
-    public static string? Parse(string text)
+    public static string? Parse(string text) => Parts(text) is { Count: > 0 } parts ? string.Join(" OR ", parts.Select(p => $"\"{p}\"")) : null;
+
+    /// <summary>The words and quoted phrases, any of which may match; of letters and digits only.</summary>
+    public static IReadOnlyList<string> Parts(string text)
     {
         var parts = new List<string>();
         string[] pieces = text.Split('"');
@@ -35,15 +38,15 @@ public static class FullTextQuery
                 string words = string.Join(' ', Words(pieces[i]).Select(w => pieces[i][w.Start..w.End]));
                 if (words.Length > 0)
                 {
-                    parts.Add($"\"{words}\"");
+                    parts.Add(words);
                 }
             }
             else if (Words(pieces[i]).Any())
             {
-                parts.AddRange(Terms(pieces[i]).Select(t => $"\"{t}\""));
+                parts.AddRange(Terms(pieces[i]));
             }
         }
-        return parts.Count == 0 ? null : string.Join(" OR ", parts.Distinct(StringComparer.Ordinal).Take(MaxTerms));
+        return [.. parts.Distinct(StringComparer.Ordinal).Take(MaxTerms)];
     }
 
     /// <summary>Runs of letters, digits and marks, as FTS5's unicode61 tokenizer splits.</summary>

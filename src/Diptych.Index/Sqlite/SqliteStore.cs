@@ -12,7 +12,7 @@ namespace Diptych.Index.Sqlite;
 /// (WAL with synchronous=NORMAL: a power cut may lose the last commits, never corrupt.) Several processes may share a database:
 /// each follows the others' commits through the log.
 /// </summary>
-public sealed partial class SqliteStore : IDisposable
+public sealed partial class SqliteStore : IDocumentStore
 {
     private readonly string _path;
     private readonly string _connectionString;
@@ -97,7 +97,8 @@ public sealed partial class SqliteStore : IDisposable
                     ("$d", document.Id), ("$t", ingested.Text), ("$o", ingested.Original));
                 foreach (IngestedPassage passage in ingested.Passages)
                 {
-                    insert.Passage(collection, document, passage, TextSpace.Dimensions, CrossSpace.Dimensions);
+                    UnitVector.Check(passage, TextSpace, CrossSpace);
+                    insert.Passage(collection, document, passage);
                 }
                 _writer.Execute("INSERT INTO log (document_id, added) VALUES ($d, 1)", ("$d", document.Id));
                 committed.Add(document);
@@ -236,14 +237,9 @@ public sealed partial class SqliteStore : IDisposable
         private readonly SqliteCommand _vector = connection.Command(
             "INSERT INTO vectors (passage_id, document_id, modality, page, text, \"cross\") VALUES ($id, $d, $modality, $page, $text, $cross)");
 
-        public void Passage(long collection, Document document, IngestedPassage ingested, int textDimensions, int crossDimensions)
+        public void Passage(long collection, Document document, IngestedPassage ingested)
         {
             Passage p = ingested.Passage;
-            CheckVector(ingested.CrossVector, crossDimensions);
-            if (ingested.TextVector is not null)
-            {
-                CheckVector(ingested.TextVector, textDimensions);
-            }
             Set(_passage,
                 ("$d", document.Id), ("$ordinal", p.Ordinal), ("$modality", (int)p.Modality), ("$text", p.Text), ("$path", p.HeadingPath),
                 ("$page", p.Anchor.Page), ("$x", p.Anchor.Box?.X), ("$y", p.Anchor.Box?.Y), ("$w", p.Anchor.Box?.Width), ("$h", p.Anchor.Box?.Height),
@@ -279,22 +275,5 @@ public sealed partial class SqliteStore : IDisposable
         }
 
         private static byte[] Bytes(float[] vector) => MemoryMarshal.AsBytes(vector.AsSpan()).ToArray();
-
-        private static void CheckVector(float[] vector, int dimensions)
-        {
-            if (vector.Length != dimensions)
-            {
-                throw new InvalidRequestException($"A vector has {vector.Length} dimensions; the space has {dimensions}.");
-            }
-            double norm = 0;
-            foreach (float value in vector)
-            {
-                norm += (double)value * value;
-            }
-            if (!(norm is > 0.9 and < 1.1))
-            {
-                throw new InvalidRequestException("A vector must be of unit length; this one is zero, not a number, or not normalized.");
-            }
-        }
     }
 }

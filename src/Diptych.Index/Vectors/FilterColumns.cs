@@ -11,7 +11,7 @@ namespace Diptych.Index.Vectors;
 internal sealed class FilterColumns
 {
     private readonly ReaderWriterLockSlim _lock = new();
-    private readonly Dictionary<string, Dictionary<string, (string Value, SlotSet Slots)>> _fields = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, Dictionary<string, (string Value, SlotSet Slots)>> _fields = new(StringComparer.OrdinalIgnoreCase);
 
     /// <summary>What a document says of all its passages alike is asked once a document.</summary>
     private readonly Dictionary<long, (Document Document, List<int> Slots)> _documents = [];

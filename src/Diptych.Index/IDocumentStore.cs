@@ -1,0 +1,89 @@
+using Diptych.Core;
+
+namespace Diptych.Index;
+
+/// <summary>
+/// The durable truth: documents with their passages, vectors and words, in collections, and search over them. A document's commit is
+/// atomic, and a search that begins after it sees it. Safe to use from many threads. One conformance suite holds every implementation.
+/// </summary>
+public interface IDocumentStore : IDisposable
+{
+    EmbeddingSpace TextSpace { get; }
+
+    EmbeddingSpace CrossSpace { get; }
+
+    /// <summary>Grows with every change that searches see, whoever made it.</summary>
+    long Sequence { get; }
+
+    /// <summary>Makes what others committed visible here. Cheap when nothing changed.</summary>
+    void Refresh();
+
+    /// <summary>Makes the collection if it is not there.</summary>
+    /// <exception cref="InvalidRequestException">The name cannot be a collection's.</exception>
+    void EnsureCollection(string name);
+
+    bool CollectionExists(string name);
+
+    IReadOnlyList<Collection> Collections();
+
+    /// <summary>Deletes the collection with all its documents.</summary>
+    /// <returns>False when there is no such collection.</returns>
+    bool DeleteCollection(string name);
+
+    /// <summary>
+    /// Stores the documents in one transaction: each replaces the version with the same collection and source, whose passages leave.
+    /// </summary>
+    /// <returns>The documents with their ids.</returns>
+    /// <exception cref="InvalidRequestException">A vector has the wrong dimensions or is not of unit length; nothing is stored.</exception>
+    IReadOnlyList<Document> Commit(IReadOnlyList<IngestedDocument> documents);
+
+    /// <returns>False when there is no such document.</returns>
+    bool Delete(long documentId);
+
+    /// <param name="prefix">Only sources that begin with it.</param>
+    IReadOnlyList<Document> Documents(string? collection, string? prefix = null, int limit = int.MaxValue, int offset = 0);
+
+    Document? Document(long id);
+
+    Document? Document(string collection, string source);
+
+    /// <summary>A document of the collection with these bytes, whatever its source.</summary>
+    Document? DocumentByHash(string collection, string contentHash);
+
+    string DocumentText(long id);
+
+    /// <summary>The original bytes, where the store keeps them (uploads, URLs, standard input); else null.</summary>
+    byte[]? DocumentOriginal(long id);
+
+    /// <summary>JPEG bytes, or null for a passage that is no image.</summary>
+    byte[]? Thumbnail(long passageId);
+
+    /// <summary>The encoded image of a passage inside a document; null when the document itself is the image.</summary>
+    byte[]? Image(long passageId);
+
+    IReadOnlyList<Passage> Passages(long documentId);
+
+    /// <returns>By id; ids that do not exist are absent.</returns>
+    IReadOnlyDictionary<long, Passage> PassagesById(IEnumerable<long> ids);
+
+    /// <returns>By passage id: text vector (null for an image without words) and cross vector.</returns>
+    IReadOnlyDictionary<long, (float[]? Text, float[] Cross)> Vectors(IEnumerable<long> passageIds);
+
+    /// <summary>Image passages of the collection.</summary>
+    int ImageCount(string collection);
+
+    /// <summary>The nearest in the text space among passages of one modality, best first.</summary>
+    IReadOnlyList<Candidate> SearchText(string collection, ReadOnlyMemory<float> query, int k, Filter? filter, Modality modality);
+
+    /// <summary>The nearest in the cross space among passages of one modality, best first.</summary>
+    IReadOnlyList<Candidate> SearchCross(string collection, ReadOnlyMemory<float> query, int k, Filter? filter, Modality modality);
+
+    /// <summary>BM25 (k1 1.2, b 0.75) over stemmed words; any word of the query may match, quoted words as a phrase.</summary>
+    IReadOnlyList<Candidate> SearchLexical(string collection, string text, int k, Filter? filter, Modality modality);
+
+    /// <summary>In how many passages of the collection each word occurs, and how many passages there are.</summary>
+    (IReadOnlyDictionary<string, int> Frequencies, int Passages) WordFrequencies(string collection, IReadOnlyList<string> words);
+
+    /// <summary>What is wrong with what is stored; empty when it is sound.</summary>
+    IReadOnlyList<string> CheckIntegrity();
+}
