@@ -14,6 +14,9 @@ public sealed class DiptychOptions
     public string Data { get; set; } = Path.Combine(
         Environment.GetFolderPath(Environment.SpecialFolder.LocalApplicationData, Environment.SpecialFolderOption.Create), "diptych");
 
+    /// <summary>Address of a PostgreSQL database with pgvector that holds everything; null keeps it in SQLite under <see cref="Data"/>.</summary>
+    public string? Store { get; set; }
+
     /// <summary>Folder of the starter model. Default: the one beside the program.</summary>
     public string StarterModel { get; set; } = Path.Combine(AppContext.BaseDirectory, "models", "starter");
 
@@ -27,6 +30,9 @@ public sealed class DiptychOptions
     public bool AllowPrivateUrls { get; set; }
 
     public LlmOptions Llm { get; set; } = new();
+
+    /// <summary>The SQLite database under <see cref="Data"/>.</summary>
+    internal string Database => Path.Combine(Data, "diptych.db");
 
     /// <exception cref="InvalidRequestException">A setting has a value that cannot be; the message names its key.</exception>
     public DiptychOptions Validate()

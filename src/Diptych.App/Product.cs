@@ -4,6 +4,7 @@ using Diptych.Engine.Evaluation;
 using Diptych.Engine.Ingestion;
 using Diptych.Engine.Search;
 using Diptych.Index;
+using Diptych.Index.Postgres;
 using Diptych.Index.Sqlite;
 using Diptych.Inference;
 using Microsoft.Extensions.AI;
@@ -54,8 +55,11 @@ public sealed class Product : IAsyncDisposable
         {
             var embedder = new Embedder(inference, tokenizer, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
             Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
-            SqliteStore store = await Task.Run(
-                () => SqliteStore.Open(Path.Combine(options.Data, "diptych.db"), embedder.TextSpace, embedder.CrossSpace, time), cancellation);
+            IDocumentStore store = await Task.Run<IDocumentStore>(
+                () => options.Store is { Length: > 0 } address
+                    ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time)
+                    : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time),
+                cancellation);
             await load;
             return new Product(inference, embedder, Runtimes.StarterModel.ImageDecoder(), store, time, options.Llm);
         }

@@ -84,6 +84,9 @@ public interface IDocumentStore : IDisposable
     /// <summary>In how many passages of the collection each word occurs, and how many passages there are.</summary>
     (IReadOnlyDictionary<string, int> Frequencies, int Passages) WordFrequencies(string collection, IReadOnlyList<string> words);
 
+    /// <summary>Makes everything anew that is derived from the documents: word index, vector graphs.</summary>
+    void Repair();
+
     /// <summary>What is wrong with what is stored; empty when it is sound.</summary>
     IReadOnlyList<string> CheckIntegrity();
 }

@@ -31,7 +31,24 @@ public sealed class CommandLineTests : IDisposable
         Assert.Contains("starter-text", (await Host.DiptychAsync(_data, "models", "list", "--json")).Output, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public async Task A_backup_is_restored_elsewhere_and_answers_the_same()
+    {
+        Assert.Equal(0, (await Host.RunAsync("dotnet", [Host.Program, "ingest", "-", "--name", "ferry.md", "--data", _data], "The ferry leaves at seven.")).ExitCode);
+        string file = Path.Combine(_data, "copy"), other = Path.Combine(_data, "other");
+        var backup = await Host.DiptychAsync(_data, "backup", file, "--json");
+        var restore = await Host.DiptychAsync(other, "restore", file, "--json");
+        Assert.True(backup.ExitCode == 0 && restore.ExitCode == 0, backup.Error + restore.Error);
+        Assert.Equal(backup.Output, restore.Output);
+        Assert.Contains("leaves at seven", (await Host.DiptychAsync(other, "ask", "When does the ferry leave?")).Output, StringComparison.Ordinal);
+        Assert.Equal(2, (await Host.DiptychAsync(other, "restore", file)).ExitCode);
+        Assert.Equal(0, (await Host.DiptychAsync(other, "restore", file, "--force")).ExitCode);
+        Assert.Equal(0, (await Host.DiptychAsync(other, "doctor", "--repair")).ExitCode);
+    }
+
     [Theory]
+    [InlineData(1, "PostgreSQL does not answer", "search", "a", "--store", "postgres://127.0.0.1:1/none")]
+    [InlineData(2, "postgres://", "search", "a", "--store", "nonsense")]
     [InlineData(1, "does not exist", "ingest", "/no/such/folder")]
     [InlineData(1, "no collection 'default'", "search", "a")]
     [InlineData(2, "Say what to look for", "search")]

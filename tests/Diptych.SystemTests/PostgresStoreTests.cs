@@ -114,6 +114,28 @@ public sealed class PostgresStoreTests(PostgresServer server) : DocumentStoreCon
         Assert.Empty(first.CheckIntegrity());
     }
 
+    [Fact]
+    public async Task The_whole_product_runs_over_it()
+    {
+        string data = Directory.CreateTempSubdirectory("diptych-pg-").FullName;
+        var ingest = await Host.DiptychAsync(data, "ingest", Host.Samples, "--store", _address, "--json");
+        Assert.True(ingest.ExitCode == 0, ingest.Error + ingest.Output);
+        var search = await Host.DiptychAsync(data, "search", "a pink flower", "--only", "image", "--store", _address, "--json");
+        using var found = System.Text.Json.JsonDocument.Parse(search.Output);
+        Assert.EndsWith("flower.jpg", found.RootElement.GetProperty("hits")[0].GetProperty("document").GetProperty("source").GetString(), StringComparison.Ordinal);
+        var ask = await Host.DiptychAsync(data, "ask", "How many galaxies are in the Hubble Deep Field?", "--store", _address);
+        Assert.True(ask.ExitCode == 0 && ask.Output.Contains("[1]", StringComparison.Ordinal), ask.Output + ask.Error);
+        var again = await Host.DiptychAsync(data, "ingest", Host.Samples, "--store", _address);
+        Assert.Contains("0 added", again.Output, StringComparison.Ordinal);
+        var doctor = await Host.DiptychAsync(data, "doctor", "--repair", "--store", _address);
+        Assert.True(doctor.ExitCode == 0, doctor.Output);
+        var backup = await Host.DiptychAsync(data, "backup", Path.Combine(data, "x"), "--store", _address);
+        Assert.Equal(2, backup.ExitCode);
+        Assert.Contains("pg_dump", backup.Error, StringComparison.Ordinal);
+        Assert.False(File.Exists(Path.Combine(data, "diptych.db")), "nothing is kept in SQLite");
+        Directory.Delete(data, recursive: true);
+    }
+
     [Theory]
     [InlineData("nonsense")]
     [InlineData("postgres://host:port:port/x?foo=bar")]

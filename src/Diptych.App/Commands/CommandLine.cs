@@ -26,6 +26,7 @@ internal static class ExitCode
 internal static class CommandLine
 {
     public static readonly Option<string?> Data = new("--data") { Description = "Folder of the database (setting Diptych:Data)", Recursive = true };
+    public static readonly Option<string?> Store = new("--store") { Description = "postgres:// address of a database that holds everything (setting Diptych:Store; default: SQLite in --data)", Recursive = true };
     public static readonly Option<FileInfo?> Config = new("--config") { Description = "Settings file (default: diptych.json, where there is one)", Recursive = true };
     public static readonly Option<bool> AsJson = new("--json") { Description = "Print JSON", Recursive = true };
     public static readonly Option<string> Collection = new("--collection", "-c") { Description = "Collection", DefaultValueFactory = _ => "default" };
@@ -38,7 +39,7 @@ internal static class CommandLine
     {
         var root = new RootCommand("Diptych: search across text and images, and answers with citations, on your own machine.")
         {
-            Data, Config, AsJson,
+            Data, Store, Config, AsJson,
         };
         root.Subcommands.Add(DemoCommand.Build());
         root.Subcommands.Add(ServeCommand.Build());
@@ -46,6 +47,8 @@ internal static class CommandLine
         root.Subcommands.Add(SearchCommand.Build());
         root.Subcommands.Add(AskCommand.Build());
         root.Subcommands.Add(DocumentsCommand.Build());
+        root.Subcommands.Add(BackupCommand.Build());
+        root.Subcommands.Add(RestoreCommand.Build());
         root.Subcommands.Add(ModelsCommand.Build());
         root.Subcommands.Add(EvalCommand.Build());
         root.Subcommands.Add(DoctorCommand.Build());
@@ -76,8 +79,8 @@ internal static class CommandLine
             await Console.Error.WriteLineAsync(error.Message);
             return ExitCode.Usage;
         }
-        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or IOException or UnauthorizedAccessException
-            or HttpRequestException or Microsoft.Data.Sqlite.SqliteException or InvalidOperationException)
+        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or IOException or UnauthorizedAccessException
+            or HttpRequestException or System.Data.Common.DbException or InvalidOperationException)
         {
             await Console.Error.WriteLineAsync(error.Message);
             return ExitCode.Failure;
@@ -95,7 +98,7 @@ internal static class CommandLine
         IConfiguration configuration = new ConfigurationBuilder()
             .AddJsonFile(file?.FullName ?? Path.GetFullPath("diptych.json"), optional: true)
             .AddEnvironmentVariables()
-            .AddInMemoryCollection(flags.Append((Key: "Data", Value: parsed.GetValue(Data))).Where(f => f.Value is not null)
+            .AddInMemoryCollection(flags.Append((Key: "Data", Value: parsed.GetValue(Data))).Append((Key: "Store", Value: parsed.GetValue(Store))).Where(f => f.Value is not null)
                 .Select(f => KeyValuePair.Create($"{DiptychOptions.Section}:{f.Key}", f.Value)))
             .Build();
         var options = new DiptychOptions();

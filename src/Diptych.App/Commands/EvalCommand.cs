@@ -81,6 +81,7 @@ internal static class EvalCommand
     private static async Task<int> WithScratchAsync(ParseResult parsed, CancellationToken cancellation, Func<Product, Task> work)
     {
         DiptychOptions options = CommandLine.Options(parsed);
+        options.Store = null;
         options.Data = Directory.CreateTempSubdirectory("diptych-eval-").FullName;
         try
         {

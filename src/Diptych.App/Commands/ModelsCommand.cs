@@ -59,17 +59,23 @@ internal static class DoctorCommand
 {
     public static Command Build()
     {
-        var command = new Command("doctor", "Check settings, models and database, and say what is wrong");
+        var repair = new Option<bool>("--repair") { Description = "Make everything anew that is derived from the documents: word index, vector graphs" };
+        var command = new Command("doctor", "Check settings, models and database, and say what is wrong") { repair };
         command.SetAction(async (parsed, cancellation) =>
         {
             var checks = new List<(string What, bool Sound, string Detail)>();
             DiptychOptions options = CommandLine.Options(parsed);
-            checks.Add(("settings", true, $"data in {options.Data}; answers {(options.Llm.Endpoint is null ? "by extracts" : $"by {options.Llm.Model} at {options.Llm.Endpoint}")}"));
+            checks.Add(("settings", true, $"data in {(options.Store is null ? options.Data : "PostgreSQL")}; answers {(options.Llm.Endpoint is null ? "by extracts" : $"by {options.Llm.Model} at {options.Llm.Endpoint}")}"));
             try
             {
                 await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
                 var embedding = await product.Embedder.EmbedTextAsync("a photo of a cat", Inference.Lane.Interactive, cancellation);
                 checks.Add(("models", embedding.Cross.Length == product.Embedder.CrossSpace.Dimensions, string.Join(", ", product.Inference.Models.Select(m => $"{m.Name}@{m.Revision}"))));
+                if (parsed.GetValue(repair))
+                {
+                    product.Store.Repair();
+                    checks.Add(("repair", true, "word index and vector graphs made anew"));
+                }
                 var faults = product.Store.CheckIntegrity();
                 checks.Add(("database", faults.Count == 0, faults.Count == 0 ? $"sound, sequence {product.Store.Sequence}" : string.Join("; ", faults)));
                 foreach (var c in product.Store.Collections())
@@ -77,7 +83,7 @@ internal static class DoctorCommand
                     checks.Add(($"collection {c.Name}", true, $"{c.Documents} documents, {c.Passages} passages, {c.Images} of them images"));
                 }
             }
-            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or Microsoft.Data.Sqlite.SqliteException)
+            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or StoreUnavailableException or System.Data.Common.DbException)
             {
                 checks.Add(("start", false, error.Message));
             }

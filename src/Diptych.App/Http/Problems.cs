@@ -24,6 +24,7 @@ internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
             InvalidRequestException or UnreadableException => (400, "invalid-request", exception.Message),
             NotFoundException => (404, "not-found", exception.Message),
             OverloadedException => (429, "overloaded", exception.Message),
+            StoreUnavailableException => (503, "store-unavailable", exception.Message),
             BadHttpRequestException { InnerException: JsonException json } => (400, "invalid-json", json.Message),
             BadHttpRequestException bad => (bad.StatusCode, bad.StatusCode == 413 ? "too-large" : "invalid-request", bad.Message),
             _ => (500, "internal", "The server failed to carry this out; its log says why."),
@@ -31,6 +32,10 @@ internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
         if (status == 500)
         {
             log.LogError(exception, "{Method} {Path} failed", http.Request.Method, http.Request.Path);
+        }
+        if (exception is StoreUnavailableException)
+        {
+            http.Response.Headers.RetryAfter = "5";
         }
         if (exception is OverloadedException overloaded)
         {

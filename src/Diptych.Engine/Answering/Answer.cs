@@ -1,6 +1,6 @@
 using Diptych.Core;
-using Diptych.Index;
 using Diptych.Engine.Search;
+using Diptych.Index;
 using Diptych.Inference;
 using Microsoft.Extensions.AI;
 

@@ -14,9 +14,6 @@ internal static unsafe class HalfRow
         halves[vector.Length..].Clear();
     }
 
-    public static void Decode(byte* row, Span<float> vector) =>
-        System.Numerics.Tensors.TensorPrimitives.ConvertToSingle(new ReadOnlySpan<Half>(row, vector.Length), vector);
-
     /// <param name="query">[stride / 2], zero beyond the dimensions.</param>
     public static float Dot(byte* row, float* query, int stride)
     {

@@ -161,6 +161,18 @@ public sealed partial class PostgresStore : IDocumentStore
         return true;
     });
 
+    public void Repair() => Run(() =>
+    {
+        using NpgsqlConnection connection = _primary.OpenConnection();
+        connection.Execute("DELETE FROM passages p WHERE NOT EXISTS (SELECT 1 FROM documents d WHERE d.id = p.document_id)");
+        // One partition at a time, since a partitioned table's cannot be made anew in one transaction.
+        foreach (string partition in connection.Rows(r => r.GetString(0), "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'passages'::regclass"))
+        {
+            connection.Execute($"REINDEX TABLE {partition}");
+        }
+        return 0;
+    });
+
     public void Refresh()
     {
         long seq = Read(c => (long)c.Scalar("SELECT coalesce(max(seq), 0) FROM log")!);

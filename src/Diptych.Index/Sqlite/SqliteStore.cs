@@ -223,6 +223,10 @@ public sealed partial class SqliteStore : IDocumentStore
         _writer.Execute("INSERT INTO log (document_id, added) VALUES ($d, 0)", id);
     }
 
+    /// <summary>The words that a passage is also found by.</summary>
+    private static string Context(Document document, string headingPath) =>
+        string.Join('\n', document.Title, headingPath, string.Join(' ', document.Metadata.SelectMany(m => m.Value)));
+
     private static string Iso(DateTimeOffset time) => time.ToUniversalTime().ToString("O", CultureInfo.InvariantCulture);
 
     /// <summary>The statements of a commit, prepared once a transaction.</summary>
@@ -249,7 +253,7 @@ public sealed partial class SqliteStore : IDocumentStore
                 ("$id", id), ("$d", document.Id), ("$modality", (int)p.Modality), ("$page", p.Anchor.Page),
                 ("$text", ingested.TextVector is null ? null : Bytes(ingested.TextVector)), ("$cross", Bytes(ingested.CrossVector)));
             _vector.ExecuteNonQuery();
-            string context = string.Join('\n', document.Title, p.HeadingPath, string.Join(' ', document.Metadata.SelectMany(m => m.Value)));
+            string context = Context(document, p.HeadingPath);
             connection.Execute(
                 $"INSERT INTO fulltext_{collection} (rowid, text, context) VALUES ($id, $text, $context)", ("$id", id), ("$text", p.Text), ("$context", context));
             if (ingested.Thumbnail is not null)

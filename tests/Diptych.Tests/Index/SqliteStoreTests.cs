@@ -76,6 +76,60 @@ public sealed class SqliteStoreTests : DocumentStoreConformance, IDisposable
         }
     }
 
+    [Fact]
+    public void A_backup_made_while_others_write_is_a_whole_store()
+    {
+        using var store = (SqliteStore)Open();
+        var random = new Random(21);
+        store.Commit([.. Enumerable.Range(0, 30).Select(i => RandomDocument(random, "c", $"doc{i}", i))]);
+        string file = Path.Combine(_directory, "copy.backup"), restored = Path.Combine(_directory, "restored", "d.db");
+        Task writer = Task.Run(() =>
+        {
+            for (int i = 30; i < 120; i++)
+            {
+                store.Commit([RandomDocument(new Random(i), "c", $"doc{i}", i)]);
+            }
+        }, TestContext.Current.CancellationToken);
+        string digest = store.Backup(file);
+        writer.GetAwaiter().GetResult();
+        Assert.Equal(digest, SqliteStore.Restore(file, restored, replace: false));
+        using (SqliteStore copy = SqliteStore.Open(restored, store.TextSpace, store.CrossSpace, TimeProvider.System))
+        {
+            Assert.InRange(copy.Documents("c").Count, 30, 120);
+            Assert.Empty(copy.CheckIntegrity());
+            Document first = copy.Documents("c")[0];
+            Assert.Equal(store.Passages(first.Id), copy.Passages(first.Id));
+        }
+        Assert.Contains("--force", Assert.Throws<InvalidRequestException>(() => SqliteStore.Restore(file, restored, replace: false)).Message, StringComparison.Ordinal);
+        byte[] bytes = File.ReadAllBytes(file);
+        Array.Fill(bytes, (byte)0xAA, bytes.Length / 2, 4096);
+        File.WriteAllBytes(file, bytes);
+        Assert.Throws<InvalidRequestException>(() => SqliteStore.Restore(file, restored, replace: true));
+        Assert.Contains("no file", Assert.Throws<InvalidRequestException>(() => SqliteStore.Restore(file + "x", restored, true)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Repair_brings_back_what_is_derived()
+    {
+        var random = new Random(22);
+        var store = (SqliteStore)Open();
+        IngestedDocument document = RandomDocument(random, "c", "a", 1) with { Passages = [Text("walrus", random), Text("heron", random)] };
+        store.Commit([document]);
+        using (var raw = new Microsoft.Data.Sqlite.SqliteConnection($"Data Source={Path.Combine(_directory, "d.db")};Pooling=False"))
+        {
+            raw.Open();
+            using Microsoft.Data.Sqlite.SqliteCommand spoil = raw.CreateCommand();
+            spoil.CommandText = "DELETE FROM fulltext_1; INSERT INTO passages (document_id, ordinal, modality, text, heading_path, width_px, height_px) VALUES (999, 0, 0, 'orphan', '', 0, 0)";
+            spoil.ExecuteNonQuery();
+        }
+        Assert.Empty(store.SearchLexical("c", "walrus", 10, null, Modality.Text));
+        store.Repair();
+        Assert.Single(store.SearchLexical("c", "walrus", 10, null, Modality.Text));
+        Assert.Equal(2, store.SearchText("c", document.Passages[0].TextVector, 10, null, Modality.Text).Count);
+        Assert.Equal(2, store.Collections().Single().Passages);
+        store.Dispose();
+    }
+
     protected override IDocumentStore Open(EmbeddingSpace text, EmbeddingSpace cross) =>
         SqliteStore.Open(Path.Combine(_directory, "d.db"), text, cross, TimeProvider.System);
 }
