@@ -1,7 +1,7 @@
 using Diptych.Bench;
 using Diptych.Bench.Index;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -11,6 +11,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["scan"] = ScanSpeed.RunAsync,
     ["start"] = StartTime.RunAsync,
     ["index"] = IndexSpeed.RunAsync,
+    ["growth"] = GrowthSpeed.RunAsync,
 };
 if (what != "all" && !benches.ContainsKey(what))
 {

@@ -85,10 +85,14 @@ internal static class IndexSpeed
                 bitmap[row >> 6] |= accepts(row) ? 1UL << row : 0;
             }
             (double recall, double qps, SearchPlan plan, int ef) = (0, 0, SearchPlan.Graph, 0);
-            foreach (int candidate in Efs.Where(e => e >= 48))
+            foreach (int candidate in Efs.Where(e => e >= 24))
             {
                 var results = new Neighbor[Truth.K];
                 double sum = 0;
+                for (int q = 0; q < 200; q++)
+                {
+                    index.Search(data.Queries.AsSpan(q * WordNet.Dimensions, WordNet.Dimensions), results, candidate, bitmap, out plan);
+                }
                 long start = TimeProvider.System.GetTimestamp();
                 for (int q = 0; q < 500; q++)
                 {

@@ -13,8 +13,8 @@ namespace Diptych.Index.Vectors;
 internal sealed class VectorSpace(int dimensions, Modality modality)
 {
     /// <summary>
-    /// Rows from which the graph answers sooner than comparing with all of them: at 4,096 x 384 both take about 0.1 ms a core
-    /// (<c>bench index</c> prints the crossing).
+    /// Rows from which the graph answers clearly sooner than comparing with all of them: 4,096 x 384 take 0.3 ms on a core, a traversal of
+    /// a hundred thousand 0.1 to 0.2 ms, and comparing misses nothing (<c>bench index</c> prints both).
     /// </summary>
     public const int GraphFrom = 4096;
 
