@@ -78,7 +78,8 @@ public sealed record Query
 /// <param name="Rank">From 1, among the channel's candidates of the same modality.</param>
 /// <param name="Score">The channel's own: a cosine, or BM25 (higher is better).</param>
 /// <param name="Calibrated">The score as a probability of relevance, comparable across channels and modalities.</param>
-public sealed record ChannelEvidence(Channel Channel, int Rank, double Score, double Calibrated);
+/// <param name="Plan">How the index went about it: <c>exact</c>, <c>graph</c>, <c>over-fetch</c>, <c>two-hop</c>, <c>pgvector</c>; null for words.</param>
+public sealed record ChannelEvidence(Channel Channel, int Rank, double Score, double Calibrated, string? Plan = null);
 
 /// <summary>A passage that was found, and why.</summary>
 public sealed record Hit

@@ -23,7 +23,8 @@ public sealed record PassageKey(long Id, Document Document, Modality Modality, i
 
 /// <summary>A passage that a channel found.</summary>
 /// <param name="Score">A cosine, or BM25 (higher is better).</param>
-public readonly record struct Candidate(PassageKey Key, double Score);
+/// <param name="Plan">How the index came upon it; null for words.</param>
+public readonly record struct Candidate(PassageKey Key, double Score, string? Plan = null);
 
 /// <summary>A named set of documents that are searched together.</summary>
 public sealed record Collection(string Name, DateTimeOffset CreatedAt, int Documents, int Passages, int Images);

@@ -60,7 +60,7 @@ internal static class Peers
 
     private static async Task<string> RunAsync(string program, string[] arguments, string folder)
     {
-        using Process process = Process.Start(new ProcessStartInfo(program, arguments) { WorkingDirectory = folder, RedirectStandardOutput = true, Environment = { ["RUST_LOG"] = "error" } })!;
+        using Process process = Process.Start(new ProcessStartInfo(program, arguments) { WorkingDirectory = folder, RedirectStandardOutput = true, Environment = { ["RUST_LOG"] = "error", ["LANCE_LOG"] = "error" } })!;
         string output = await process.StandardOutput.ReadToEndAsync();
         await process.WaitForExitAsync();
         return process.ExitCode == 0 ? output : throw new InvalidOperationException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}.");

@@ -26,7 +26,7 @@ internal static class Output
                 $"[bold]{hit.Rank,2}[/] {(image ? "[fuchsia]image[/]" : "[aqua]text [/]")} [green]{Percent(hit.Confidence)}[/]  {Name(hit.Document).EscapeMarkup()}[grey]{Place(hit.Passage).EscapeMarkup()}[/]");
             foreach (ChannelEvidence e in explain ? hit.Evidence : [])
             {
-                AnsiConsole.MarkupLine(string.Create(CultureInfo.InvariantCulture, $"   [grey]{e.Channel.ToString().ToLowerInvariant()}: rank {e.Rank}, score {e.Score:0.000}, calibrated {e.Calibrated:0.00}[/]"));
+                AnsiConsole.MarkupLine(string.Create(CultureInfo.InvariantCulture, $"   [grey]{e.Channel.ToString().ToLowerInvariant()}: rank {e.Rank}, score {e.Score:0.000}, calibrated {e.Calibrated:0.00}{(e.Plan is null ? "" : $", {e.Plan}")}[/]"));
             }
             if (hit.Snippet is { } snippet)
             {

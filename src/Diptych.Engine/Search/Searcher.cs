@@ -102,7 +102,7 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder, IImageDeco
         var inputs = channels.Select(c => (
             (IReadOnlyList<(long, double)>)[.. c.Value.Select(x => (x.Key.Id, x.Score))], query.ChannelWeights.GetValueOrDefault(c.Key, 1)));
         var fused = query.Fusion == Fusion.ReciprocalRank ? RankFusion.ReciprocalRank(inputs) : RankFusion.Weighted(inputs);
-        var ranks = channels.ToDictionary(c => c.Key, c => c.Value.Select((x, i) => (x.Key.Id, Rank: i + 1, x.Score)).ToDictionary(x => x.Id));
+        var ranks = channels.ToDictionary(c => c.Key, c => c.Value.Select((x, i) => (x.Key.Id, Rank: i + 1, x.Score, x.Plan)).ToDictionary(x => x.Id));
 
         int imageCount = store.ImageCount(query.Collection);
         List<(long Id, double Score)> kept = fused.Take(depth).ToList();
@@ -118,7 +118,7 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder, IImageDeco
             }
             double coverage = words.Coverage(passage, keys[id].Document);
             var evidence = ranks.Where(r => r.Value.ContainsKey(id)).Select(r => new ChannelEvidence(
-                r.Key, r.Value[id].Rank, r.Value[id].Score, Calibrated(r.Key, r.Value[id].Score, coverage, modality, vectors, imageCount))).ToArray();
+                r.Key, r.Value[id].Rank, r.Value[id].Score, Calibrated(r.Key, r.Value[id].Score, coverage, modality, vectors, imageCount), r.Value[id].Plan)).ToArray();
             ranked.Add(new Ranked(keys[id], passage, score, Confidence(vectors, vector, coverage, modality, imageCount), vector.Text, vector.Cross, evidence));
         }
         return ranked;

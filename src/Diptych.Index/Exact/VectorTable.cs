@@ -134,7 +134,7 @@ internal sealed class VectorSnapshot(int dimensions, VectorBlock[] blocks, ulong
             float score = TensorPrimitives.Dot(query, data.Values.AsSpan(row * dimensions, dimensions));
             if (score >= top.Worst)
             {
-                top.Add(new Candidate(data.Keys[row], score));
+                top.Add(new Candidate(data.Keys[row], score, "exact"));
             }
         }
     }

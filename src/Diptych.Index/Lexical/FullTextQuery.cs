@@ -22,31 +22,59 @@ public static class FullTextQuery
     }
 
     /// <returns>Null when the text has no word.</returns>
-    public static string? Parse(string text) => Parts(text) is { Count: > 0 } parts ? string.Join(" OR ", parts.Select(p => $"\"{p}\"")) : null;
+    public static string? Parse(string text) => Parts(text) is { Count: > 0 } parts ? Expression(parts) : null;
 
-    /// <summary>The words and quoted phrases, any of which may match; of letters and digits only.</summary>
-    public static IReadOnlyList<string> Parts(string text)
+    /// <summary>FTS5's form: any part may match.</summary>
+    public static string Expression(IEnumerable<Part> parts) => string.Join(" OR ", parts.Select(p => p.IsPrefix ? $"\"{p.Words}\" *" : $"\"{p.Words}\""));
+
+    /// <summary>
+    /// What may match: words, quoted phrases, beginnings of words (<c>harb*</c>), and identifiers kept whole (<c>v2.0.1-rc3</c> is the
+    /// phrase v2 0 1 rc3: its pieces in their order, side by side).
+    /// </summary>
+    public static IReadOnlyList<Part> Parts(string text)
     {
-        var parts = new List<string>();
+        var parts = new List<Part>();
         string[] pieces = text.Split('"');
         // An odd piece stands between quotation marks, unless the last mark was never closed.
         for (int i = 0; i < pieces.Length; i++)
         {
-            bool phrase = i % 2 == 1 && i < pieces.Length - 1;
-            if (phrase)
+            if (i % 2 == 1 && i < pieces.Length - 1)
             {
-                string words = string.Join(' ', Words(pieces[i]).Select(w => pieces[i][w.Start..w.End]));
-                if (words.Length > 0)
+                Add(parts, Joined(pieces[i]), false);
+                continue;
+            }
+            var plain = new StringBuilder();
+            foreach (string chunk in pieces[i].Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries))
+            {
+                if (chunk.EndsWith('*') && Words(chunk).ToList() is [var (start, end)] && end - start >= 2)
                 {
-                    parts.Add(words);
+                    Add(parts, chunk[start..end].ToLowerInvariant(), true);
+                }
+                else if (chunk.Any(char.IsDigit) && Words(chunk).Count() > 1)
+                {
+                    Add(parts, Joined(chunk), false);
+                }
+                else
+                {
+                    plain.Append(chunk).Append(' ');
                 }
             }
-            else if (Words(pieces[i]).Any())
+            if (Words(plain.ToString()).Any())
             {
-                parts.AddRange(Terms(pieces[i]));
+                parts.AddRange(Terms(plain.ToString()).Select(t => new Part(t, false)));
             }
         }
-        return [.. parts.Distinct(StringComparer.Ordinal).Take(MaxTerms)];
+        return [.. parts.Distinct().Take(MaxTerms)];
+
+        static string Joined(string chunk) => string.Join(' ', Words(chunk).Select(w => chunk[w.Start..w.End].ToLowerInvariant()));
+
+        static void Add(List<Part> parts, string words, bool prefix)
+        {
+            if (words.Length > 0)
+            {
+                parts.Add(new Part(words, prefix));
+            }
+        }
     }
 
     /// <summary>Runs of letters, digits and marks, as FTS5's unicode61 tokenizer splits.</summary>
@@ -83,4 +111,44 @@ public static class FullTextQuery
         }
         return folded;
     }
+
+    /// <summary>Changes of one letter, or of two neighbours for each other, that make one word the other; more than <paramref name="most"/> count as one more.</summary>
+    public static int Distance(ReadOnlySpan<char> a, ReadOnlySpan<char> b, int most)
+    {
+        if (Math.Abs(a.Length - b.Length) > most || b.Length > 63)
+        {
+            return most + 1;
+        }
+        // Optimal string alignment: three rows of the table.
+        Span<int> before = stackalloc int[64], above = stackalloc int[64], row = stackalloc int[64];
+        for (int j = 0; j <= b.Length; j++)
+        {
+            above[j] = j;
+        }
+        for (int i = 1; i <= a.Length; i++)
+        {
+            row[0] = i;
+            int least = i;
+            for (int j = 1; j <= b.Length; j++)
+            {
+                row[j] = Math.Min(Math.Min(row[j - 1], above[j]) + 1, above[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1));
+                if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                {
+                    row[j] = Math.Min(row[j], before[j - 2] + 1);
+                }
+                least = Math.Min(least, row[j]);
+            }
+            if (least > most)
+            {
+                return most + 1;
+            }
+            above.CopyTo(before);
+            row.CopyTo(above);
+        }
+        return above[b.Length];
+    }
+
+    /// <param name="Words">One word, or several side by side, of letters and digits only.</param>
+    /// <param name="IsPrefix">Whether the word may go on.</param>
+    public readonly record struct Part(string Words, bool IsPrefix);
 }

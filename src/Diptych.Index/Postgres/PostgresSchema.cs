@@ -49,7 +49,8 @@ internal static class PostgresSchema
           cross_vector halfvec({crossDimensions}) NOT NULL,
           context text NOT NULL,
           token_count integer NOT NULL,
-          words tsvector GENERATED ALWAYS AS (to_tsvector('diptych_english', text || ' ' || context)) STORED,
+          words tsvector GENERATED ALWAYS AS (
+            to_tsvector('diptych_english', regexp_replace(text || ' ' || context, '[^[:alnum:]]+', ' ', 'g'))) STORED,
           PRIMARY KEY (collection_id, id)) PARTITION BY LIST (collection_id);
         CREATE INDEX passages_by_id ON passages (id);
         CREATE INDEX passages_by_document ON passages (document_id, ordinal);

@@ -74,7 +74,7 @@ public sealed partial class PostgresStore
 
     public IReadOnlyList<Candidate> SearchLexical(string collection, string text, int k, Filter? filter, Modality modality)
     {
-        IReadOnlyList<string> parts = FullTextQuery.Parts(text);
+        IReadOnlyList<FullTextQuery.Part> parts = FullTextQuery.Parts(text);
         return parts.Count == 0 ? [] : Read<IReadOnlyList<Candidate>>(connection =>
         {
             if (Partition(connection, collection) is not { } id)
@@ -82,8 +82,8 @@ public sealed partial class PostgresStore
                 return [];
             }
             // A word may be a stop word to PostgreSQL: then nothing is left of it.
-            string[] terms = [.. connection.Rows(r => r.GetString(0), "SELECT DISTINCT unnest(tsvector_to_array(to_tsvector('diptych_english', $1)))", string.Join(' ', parts))];
-            if (terms.Length == 0)
+            string[] terms = [.. connection.Rows(r => r.GetString(0), "SELECT DISTINCT unnest(tsvector_to_array(to_tsvector('diptych_english', $1)))", string.Join(' ', parts.Select(p => p.Words)))];
+            if (terms.Length == 0 && !parts.Any(p => p.IsPrefix))
             {
                 return [];
             }
@@ -93,13 +93,16 @@ public sealed partial class PostgresStore
                 double frequency = Frequency(connection, id, term);
                 return Math.Max(1e-6, Math.Log((passages - frequency + 0.5) / (frequency + 0.5)));
             })];
-            var parameters = new List<object?> { parts.ToArray(), terms, weights, mean, k };
+            string[] whole = [.. parts.Where(p => !p.IsPrefix).Select(p => p.Words)], begun = [.. parts.Where(p => p.IsPrefix).Select(p => $"'{p.Words}':*")];
+            var parameters = new List<object?> { whole, terms, weights, mean, k, begun };
             string condition = FilterSql.Of(filter, parameters);
             return connection.Rows(
-                r => ReadCandidate(r, modality),
+                r => ReadCandidate(r, modality, null),
                 $"""
                 WITH asked AS (
-                  SELECT string_agg(q::text, ' | ')::tsquery AS query FROM (SELECT phraseto_tsquery('diptych_english', part) AS q FROM unnest($1::text[]) part) s WHERE q::text <> ''),
+                  SELECT string_agg(q::text, ' | ')::tsquery AS query FROM (
+                    SELECT phraseto_tsquery('diptych_english', part) AS q FROM unnest($1::text[]) part
+                    UNION ALL SELECT part::tsquery FROM unnest($6::text[]) part) s WHERE q::text <> ''),
                 best AS (
                   SELECT p.id, p.document_id, p.page, diptych_bm25(p.words, p.token_count, $2, $3, $4) AS score
                   FROM passages_{id} p JOIN documents d ON d.id = p.document_id, asked
@@ -142,7 +145,7 @@ public sealed partial class PostgresStore
             string condition = FilterSql.Of(filter, parameters);
             string join = filter is null ? "" : "JOIN documents d ON d.id = p.document_id";
             return connection.Rows(
-                r => ReadCandidate(r, modality),
+                r => ReadCandidate(r, modality, "pgvector"),
                 $"""
                 WITH best AS MATERIALIZED (
                   SELECT p.id, p.document_id, p.page, -(p.{column} <#> $1) AS score FROM passages_{id} p {join}
@@ -165,8 +168,8 @@ public sealed partial class PostgresStore
         connection.Scalar($"SELECT count(*) FROM passages_{collection} WHERE words @@ $1::text::tsquery", $"'{lexeme.Replace("'", "''", StringComparison.Ordinal)}'"),
         CultureInfo.InvariantCulture);
 
-    private static Candidate ReadCandidate(NpgsqlDataReader r, Modality modality) => new(
-        new PassageKey(r.GetInt64(0), ReadDocument(r, DocumentAt), modality, r.IsDBNull(2) ? null : r.GetInt32(2)), r.GetDouble(3));
+    private static Candidate ReadCandidate(NpgsqlDataReader r, Modality modality, string? plan) => new(
+        new PassageKey(r.GetInt64(0), ReadDocument(r, DocumentAt), modality, r.IsDBNull(2) ? null : r.GetInt32(2)), r.GetDouble(3), plan);
 
     private static Document ReadDocument(NpgsqlDataReader r, int at) => new()
     {

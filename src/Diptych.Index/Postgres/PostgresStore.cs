@@ -25,7 +25,7 @@ public sealed partial class PostgresStore : IDocumentStore
     private readonly NpgsqlDataSource _hosts, _primary, _standby;
     private readonly bool _replicated;
     private readonly TimeProvider _time;
-    private readonly ResiliencePipeline _retry;
+    private readonly ResiliencePipeline _retryReads, _retryWrites;
     private readonly CancellationTokenSource _closing = new();
     private Task _listener = Task.CompletedTask;
     private long _seq;
@@ -49,14 +49,8 @@ public sealed partial class PostgresStore : IDocumentStore
         _hosts = Hosts();
         _primary = _hosts is NpgsqlMultiHostDataSource several ? several.WithTargetSession(TargetSessionAttributes.Primary) : _hosts;
         _standby = _hosts is NpgsqlMultiHostDataSource some ? some.WithTargetSession(TargetSessionAttributes.PreferStandby) : _hosts;
-        _retry = new ResiliencePipelineBuilder { TimeProvider = time }.AddRetry(new RetryStrategyOptions
-        {
-            ShouldHandle = new PredicateBuilder().Handle<NpgsqlException>(e => IsUnreachable(e) || e.IsTransient || e is PostgresException { SqlState: PostgresErrorCodes.UniqueViolation }),
-            MaxRetryAttempts = 7,
-            Delay = TimeSpan.FromMilliseconds(50),
-            BackoffType = DelayBackoffType.Exponential,
-            UseJitter = true,
-        }).Build();
+        // A person who searches is told after some seconds; what is written waits for a failover.
+        (_retryReads, _retryWrites) = (Retry(6), Retry(16));
     }
 
     public EmbeddingSpace TextSpace { get; }
@@ -74,7 +68,8 @@ public sealed partial class PostgresStore : IDocumentStore
         var store = new PostgresStore(PostgresAddress.ToConnectionString(connectionString), textSpace, crossSpace, time);
         try
         {
-            store.Run(() =>
+            // Not tried again: whoever starts the program learns at once that the address is wrong.
+            Told(() =>
             {
                 // On a connection of its own: the pools read the database's types once, and vectors must be among them.
                 using (NpgsqlDataSource source = store.Hosts())
@@ -85,9 +80,9 @@ public sealed partial class PostgresStore : IDocumentStore
                 using NpgsqlConnection connection = store._primary.OpenConnection();
                 store.CheckSpace(connection, textSpace);
                 store.CheckSpace(connection, crossSpace);
+                store._seq = (long)connection.Scalar("SELECT coalesce(max(seq), 0) FROM log")!;
                 return 0;
             });
-            store.Refresh();
             store._listener = Task.Run(store.ListenAsync, CancellationToken.None);
             return store;
         }
@@ -161,7 +156,7 @@ public sealed partial class PostgresStore : IDocumentStore
         return true;
     });
 
-    public void Repair() => Run(() =>
+    public void Repair() => Told(() =>
     {
         using NpgsqlConnection connection = _primary.OpenConnection();
         connection.Execute("DELETE FROM passages p WHERE NOT EXISTS (SELECT 1 FROM documents d WHERE d.id = p.document_id)");
@@ -196,7 +191,7 @@ public sealed partial class PostgresStore : IDocumentStore
     /// <summary>A transaction on the primary, whole or not at all, tried again where that may help; then others are told.</summary>
     private T Write<T>(Func<NpgsqlConnection, T> work)
     {
-        T result = Run(() =>
+        T result = Told(() => _retryWrites.Execute(() =>
         {
             using NpgsqlConnection connection = _primary.OpenConnection();
             using NpgsqlTransaction transaction = connection.BeginTransaction();
@@ -208,16 +203,16 @@ public sealed partial class PostgresStore : IDocumentStore
                 _written = (NpgsqlLogSequenceNumber)connection.Scalar("SELECT pg_current_wal_insert_lsn()")!;
             }
             return done;
-        });
+        }));
         Refresh();
         return result;
     }
 
-    private T Read<T>(Func<NpgsqlConnection, T> work) => Run(() =>
+    private T Read<T>(Func<NpgsqlConnection, T> work) => Told(() => _retryReads.Execute(() =>
     {
         using NpgsqlConnection connection = ForReading();
         return work(connection);
-    });
+    }));
 
     private NpgsqlConnection ForReading()
     {
@@ -236,11 +231,22 @@ public sealed partial class PostgresStore : IDocumentStore
         return connection;
     }
 
-    private T Run<T>(Func<T> work)
+    private ResiliencePipeline Retry(int attempts) => new ResiliencePipelineBuilder { TimeProvider = _time }.AddRetry(new RetryStrategyOptions
+    {
+        ShouldHandle = new PredicateBuilder().Handle<NpgsqlException>(e => IsUnreachable(e) || e.IsTransient || e is PostgresException { SqlState: PostgresErrorCodes.UniqueViolation }),
+        MaxRetryAttempts = attempts,
+        Delay = TimeSpan.FromMilliseconds(50),
+        MaxDelay = TimeSpan.FromSeconds(3),
+        BackoffType = DelayBackoffType.Exponential,
+        UseJitter = true,
+    }).Build();
+
+    /// <summary>What the driver says of a server that does not answer, as the store's own error.</summary>
+    private static T Told<T>(Func<T> work)
     {
         try
         {
-            return _retry.Execute(work);
+            return work();
         }
         catch (NpgsqlException error) when (IsUnreachable(error) || error.IsTransient)
         {

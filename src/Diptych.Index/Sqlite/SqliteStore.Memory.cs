@@ -47,7 +47,7 @@ public sealed partial class SqliteStore
     public int ImageCount(string collection) => _spaces.TryGetValue(collection, out Spaces? spaces) ? spaces.CrossImage.Count : 0;
 
     private IReadOnlyList<Candidate> Search(string collection, Func<Spaces, VectorSpace> space, ReadOnlyMemory<float> query, int k, Filter? filter) =>
-        _spaces.TryGetValue(collection, out Spaces? spaces) ? space(spaces).Search(query, k, filter, out _) : [];
+        _spaces.TryGetValue(collection, out Spaces? spaces) ? space(spaces).Search(query, k, filter) : [];
 
     private void Load()
     {

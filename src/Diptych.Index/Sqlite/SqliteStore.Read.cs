@@ -99,7 +99,8 @@ public sealed partial class SqliteStore
     /// <summary>BM25 (k1 1.2, b 0.75) over stemmed words; any word of the query may match.</summary>
     public IReadOnlyList<Candidate> SearchLexical(string collection, string text, int k, Filter? filter, Modality modality)
     {
-        if (FullTextQuery.Parse(text) is not { } expression)
+        IReadOnlyList<FullTextQuery.Part> parts = FullTextQuery.Parts(text);
+        if (parts.Count == 0)
         {
             return [];
         }
@@ -108,6 +109,7 @@ public sealed partial class SqliteStore
         {
             return [];
         }
+        string expression = FullTextQuery.Expression(parts.SelectMany(p => Known(connection, id, p)));
         var found = new List<Candidate>(k);
         string weight = ContextWeight.ToString(CultureInfo.InvariantCulture);
         foreach (SqliteDataReader row in connection.Rows(
@@ -135,6 +137,31 @@ public sealed partial class SqliteStore
         }
         return found;
     }
+
+    /// <summary>
+    /// The part as it is where the collection has it; a word that it does not have is taken for a typing error, and stands for the words
+    /// that differ from it least and begin with the same letter.
+    /// </summary>
+    private static IEnumerable<FullTextQuery.Part> Known(SqliteConnection connection, long collection, FullTextQuery.Part part)
+    {
+        if (part.IsPrefix || part.Words.Length < 4 || part.Words.Any(c => !char.IsLetter(c))
+            || connection.Scalar($"SELECT 1 FROM fulltext_{collection} WHERE fulltext_{collection} MATCH $q LIMIT 1", ("$q", $"\"{part.Words}\"")) is not null)
+        {
+            return [part];
+        }
+        connection.Execute($"CREATE VIRTUAL TABLE IF NOT EXISTS temp.vocabulary_{collection} USING fts5vocab(main, fulltext_{collection}, row)");
+        // The vocabulary holds stems, so the word's own is what is compared.
+        string stem = FullTextQuery.Stem(part.Words), first = stem[..1];
+        int most = stem.Length < 8 ? 1 : 2;
+        var near = connection.Rows($"SELECT term, doc FROM temp.vocabulary_{collection} WHERE term >= $a AND term < $b", ("$a", first), ("$b", first + char.MaxValue))
+            .Select(r => (Term: r.GetString(0), Documents: r.GetInt64(1)))
+            .Select(t => (t.Term, t.Documents, Distance: Math.Min(FullTextQuery.Distance(stem, t.Term, most), FullTextQuery.Distance(part.Words, Unstemmed(t.Term), most))))
+            .Where(t => t.Distance <= most).OrderBy(t => t.Distance).ThenByDescending(t => t.Documents).Take(3).ToList();
+        return near.Count == 0 ? [part] : near.Where(t => t.Distance == near[0].Distance).Select(t => new FullTextQuery.Part(t.Term, IsPrefix: true));
+    }
+
+    /// <summary>Porter's stem of a word in -y ends in -i.</summary>
+    private static string Unstemmed(string term) => term.EndsWith('i') ? term[..^1] + "y" : term;
 
     /// <summary>In how many passages of the collection each word occurs, and how many passages there are.</summary>
     public (IReadOnlyDictionary<string, int> Frequencies, int Passages) WordFrequencies(string collection, IReadOnlyList<string> words)

@@ -69,13 +69,12 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
 
     /// <param name="filter">Null accepts all.</param>
     /// <returns>The k nearest, best first.</returns>
-    public Candidate[] Search(ReadOnlyMemory<float> query, int k, Filter? filter, out SearchPlan plan)
+    public Candidate[] Search(ReadOnlyMemory<float> query, int k, Filter? filter)
     {
         State state = _state;
         Func<PassageKey, bool>? accept = filter is null ? null : key => key.Passes(filter);
         Candidate[] fromTable = state.Table.Search(query, k, accept, Environment.ProcessorCount);
-        plan = SearchPlan.Exact;
-        return state.Graph is null ? fromTable : Merge(fromTable, SearchGraph(state, query.Span, k, filter, out plan), k);
+        return state.Graph is null ? fromTable : Merge(fromTable, SearchGraph(state, query.Span, k, filter), k);
     }
 
     /// <summary>
@@ -194,7 +193,7 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
         _state = new State(rest.Snapshot, graph, keys, columns);
     }
 
-    private Candidate[] SearchGraph(State state, ReadOnlySpan<float> query, int k, Filter? filter, out SearchPlan plan)
+    private Candidate[] SearchGraph(State state, ReadOnlySpan<float> query, int k, Filter? filter)
     {
         HnswIndex graph = state.Graph!;
         int words = (graph.Slots + 63) / 64, wanted = k;
@@ -210,14 +209,14 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
             {
                 Span<Neighbor> into = found.AsSpan(0, wanted);
                 long repairs = graph.Repairs;
-                int n = graph.Search(query, into, Ef(wanted), filter is null ? [] : bitmap.AsSpan(0, words), out plan);
+                int n = graph.Search(query, into, Ef(wanted), filter is null ? [] : bitmap.AsSpan(0, words), out SearchPlan plan);
                 var hits = new List<Candidate>(n);
                 foreach (Neighbor neighbor in into[..n])
                 {
                     // Rows on their way into the graph have no key yet: the table still answers for them.
                     if (neighbor.Slot < state.Keys.Length && Volatile.Read(ref state.Keys[neighbor.Slot]) is { } key)
                     {
-                        hits.Add(new Candidate(key, neighbor.Score));
+                        hits.Add(new Candidate(key, neighbor.Score, Name(plan)));
                     }
                 }
                 if (graph.Repairs != repairs)
@@ -249,6 +248,14 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
 
     /// <summary>Candidates of a traversal: at these recall@k is 0.98 and above on text embeddings (<c>bench index</c>).</summary>
     private static int Ef(int k) => Math.Max(128, k * 2);
+
+    private static string Name(SearchPlan plan) => plan switch
+    {
+        SearchPlan.Graph => "graph",
+        SearchPlan.OverFetch => "over-fetch",
+        SearchPlan.TwoHop => "two-hop",
+        _ => "exact",
+    };
 
     private static Candidate[] Merge(Candidate[] left, Candidate[] right, int k) =>
         [.. left.Concat(right).DistinctBy(c => c.Key.Id).OrderByDescending(c => c.Score).ThenBy(c => c.Key.Id).Take(k)];

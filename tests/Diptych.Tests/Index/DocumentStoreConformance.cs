@@ -128,6 +128,29 @@ public abstract class DocumentStoreConformance
         Assert.Equal(3, store.SearchText("c", Unit(random, TextDimensions), 10, all, Modality.Text).Count);
     }
 
+    [Theory]
+    [InlineData("v2.0.1-rc3", "a")]
+    [InlineData("CS1591", "b")]
+    [InlineData("harb*", "c")]
+    [InlineData("\"deep field\"", "d")]
+    [InlineData("\"field deep\"", "")]
+    [InlineData("HARBOURS", "c")]
+    [InlineData("naive", "d")]
+    [InlineData("zeb*", "")]
+    public void Words_phrases_prefixes_and_identifiers_are_found_whole(string query, string expected)
+    {
+        using IDocumentStore store = Open();
+        var random = new Random(14);
+        foreach (var (source, text) in new[]
+        {
+            ("a", "Fixed in v2.0.1-rc3 of the library"), ("b", "Warning CS1591 was raised, and v2.0.1-rc4 came"), ("c", "The harbour at rc3 noon, 2 boats and 0 or 1"), ("d", "A naïve deep field"),
+        })
+        {
+            store.Commit([RandomDocument(random, "c", source, 1) with { Passages = [Text(text, random)] }]);
+        }
+        Assert.Equal(expected, string.Join(',', store.SearchLexical("c", query, 10, null, Modality.Text).Select(c => c.Key.Document.Source)));
+    }
+
     [Fact]
     public void What_was_stored_comes_back_as_it_was()
     {

@@ -108,6 +108,22 @@ public sealed class SqliteStoreTests : DocumentStoreConformance, IDisposable
         Assert.Contains("no file", Assert.Throws<InvalidRequestException>(() => SqliteStore.Restore(file + "x", restored, true)).Message, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("harbuor", "harbour")]
+    [InlineData("sattelite", "satellite")]
+    [InlineData("galxy", "galaxy")]
+    [InlineData("zzzzqq", null)]
+    public void A_mistyped_word_finds_what_was_meant(string typed, string? meant)
+    {
+        using IDocumentStore store = Open();
+        var random = new Random(23);
+        foreach (string word in new[] { "harbour", "satellite", "galaxy", "gravel" })
+        {
+            store.Commit([RandomDocument(random, "c", word, 1) with { Passages = [Text($"A {word} here", random)] }]);
+        }
+        Assert.Equal(meant is null ? [] : [meant], store.SearchLexical("c", typed, 10, null, Modality.Text).Select(c => c.Key.Document.Source));
+    }
+
     [Fact]
     public void Repair_brings_back_what_is_derived()
     {

@@ -186,7 +186,7 @@ function renderHit(hit) {
   item.append(where);
   if (hit.snippet) item.append(element("p", { className: "text" }, ...highlighted(hit.snippet)));
   const rows = hit.evidence.map(e => element("tr", {},
-    ...[e.channel, `rank ${e.rank}`, `score ${e.score.toFixed(3)}`, `calibrated ${e.calibrated.toFixed(2)}`].map(t => element("td", { textContent: t }))));
+    ...[e.channel, `rank ${e.rank}`, `score ${e.score.toFixed(3)}`, `calibrated ${e.calibrated.toFixed(2)}`, e.plan ?? ""].map(t => element("td", { textContent: t }))));
   item.append(element("details", {}, element("summary", { textContent: "Why this" }), element("table", {}, element("tbody", {}, ...rows))));
   return item;
 }
