@@ -109,14 +109,7 @@ internal sealed unsafe partial class HnswGraph<TCodes>
             {
                 // No search of this process has seen it.
                 _vacantCount++;
-                _free.Push(slot);
-                for (int layer = Layer(slot); layer >= 0; layer--)
-                {
-                    if (layer == 0 || *(int*)_upperRow[slot] != 0)
-                    {
-                        *LinksOf(slot, layer) = 0;
-                    }
-                }
+                Vacate(slot);
             }
         }
         Volatile.Write(ref _slots, header.Slots);

@@ -167,12 +167,19 @@ internal sealed unsafe partial class HnswGraph<TCodes>
         {
             foreach (int slot in _limbo.Dequeue().Slots)
             {
-                for (int layer = Layer(slot); layer >= 0; layer--)
-                {
-                    *LinksOf(slot, layer) = 0;
-                }
-                _free.Push(slot);
+                Vacate(slot);
             }
         }
+    }
+
+    /// <summary>Takes a slot's links away, and makes it free. One whose row was never added (a cancelled range) has none above the lowest layer.</summary>
+    private void Vacate(int slot)
+    {
+        int top = *(int*)_upperRow[slot] == 0 ? 0 : Layer(slot);
+        for (int layer = 0; layer <= top; layer++)
+        {
+            *LinksOf(slot, layer) = 0;
+        }
+        _free.Push(slot);
     }
 }

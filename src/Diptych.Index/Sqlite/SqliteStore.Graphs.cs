@@ -21,7 +21,7 @@ public sealed partial class SqliteStore
     private string GraphFolder => Path.ChangeExtension(_path, ".graphs");
 
     /// <summary>Why the last graph could not be kept in its file; null when it could.</summary>
-    public string? GraphFileError { get; private set; }
+    private string? _graphFileError;
 
     /// <summary>Waits until no rows are due to move into a graph.</summary>
     internal async Task SettleAsync(TimeProvider time, CancellationToken cancellation)
@@ -96,12 +96,12 @@ public sealed partial class SqliteStore
             {
                 File.Delete(file);
             }
-            GraphFileError = null;
+            _graphFileError = null;
         }
-        catch (IOException error)
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             // The graph in memory serves all the same; the next start makes it anew.
-            GraphFileError = $"{file} could not be written: {error.Message}";
+            _graphFileError = $"{file} could not be written: {error.Message}";
         }
     }
 

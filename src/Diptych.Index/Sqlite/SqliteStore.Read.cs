@@ -187,7 +187,16 @@ public sealed partial class SqliteStore
     public IReadOnlyList<string> CheckIntegrity()
     {
         using SqliteConnection connection = ForReading();
-        return [.. connection.Rows("PRAGMA integrity_check").Select(r => r.GetString(0)).Where(m => m != "ok")];
+        var faults = connection.Rows("PRAGMA integrity_check").Select(r => r.GetString(0)).Where(m => m != "ok").ToList();
+        if (_graphFileError is { } file)
+        {
+            faults.Add(file);
+        }
+        if (_mover.Exception is { } failure)
+        {
+            faults.Add($"Making the vector graphs failed, and exact search answers instead: {failure.GetBaseException().Message}");
+        }
+        return faults;
     }
 
     private T? Column<T>(string sql, long id)

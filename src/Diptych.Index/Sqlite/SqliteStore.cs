@@ -144,6 +144,10 @@ public sealed partial class SqliteStore : IDocumentStore
             _writer.Execute($"DROP TABLE fulltext_{collection}");
             _writer.Execute("DELETE FROM collections WHERE id = $c", ("$c", collection));
             transaction.Commit();
+            foreach (string file in Directory.Exists(GraphFolder) ? Directory.GetFiles(GraphFolder, $"{collection}-*.hnsw") : [])
+            {
+                File.Delete(file);
+            }
         }
         Refresh();
         return true;

@@ -30,9 +30,6 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
 
     public HnswIndex? Graph => _state.Graph;
 
-    /// <summary>Passage ids in the graph.</summary>
-    public IReadOnlyCollection<long> InGraph => _slots.Keys;
-
     /// <summary>True when the table has grown, or the graph has holes, so that <see cref="Move"/> is due.</summary>
     public bool NeedsMove => _state.Table.Live >= GraphFrom || (_state.Graph is { } graph && graph.Deleted > Math.Max(1024, graph.Count / RepairShare));
 

@@ -153,6 +153,21 @@ public sealed class HnswIndexTests
     }
 
     [Fact]
+    public void What_a_cancelled_range_left_unadded_is_given_out_again()
+    {
+        HnswIndex index = HnswIndex.Create(Dimensions);
+        float[] vectors = Clustered(2000, 50);
+        using var cancel = new CancellationTokenSource();
+        cancel.Cancel();
+        Assert.ThrowsAny<OperationCanceledException>(() => index.AddRange(vectors, new int[2000], 1, cancel.Token));
+        index.Repair(1, TestContext.Current.CancellationToken);
+        int[] slots = new int[2000];
+        index.AddRange(vectors, slots, 2, TestContext.Current.CancellationToken);
+        Assert.Equal((2000, 2000), (index.Count, index.Slots));
+        Assert.True(Recall(index, vectors, slots, [], 64) >= 0.97);
+    }
+
+    [Fact]
     public void An_emptied_index_starts_anew()
     {
         HnswIndex index = HnswIndex.Create(Dimensions);
