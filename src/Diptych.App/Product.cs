@@ -51,10 +51,10 @@ public sealed class Product : IAsyncDisposable
     {
         var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
         var inference = new InferenceService([text, image], time);
+        Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
         try
         {
             var embedder = new Embedder(inference, tokenizer, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
-            Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
             IDocumentStore store = await Task.Run<IDocumentStore>(
                 () => options.Store is { Length: > 0 } address
                     ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time)
@@ -65,6 +65,8 @@ public sealed class Product : IAsyncDisposable
         }
         catch
         {
+            // A process that ends while a native library is still being set up on another thread crashes.
+            await load.ContinueWith(_ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
             await inference.DisposeAsync();
             throw;
         }

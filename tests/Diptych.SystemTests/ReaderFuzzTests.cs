@@ -80,6 +80,7 @@ public sealed class ReaderFuzzTests
     private static async Task<string[]> OfficeFilesAsync(string pdf, string folder)
     {
         await Host.DebianAsync("libreoffice-draw-nogui", "/usr/lib/libreoffice/program/libsdlo.so");
+        await Host.DebianAsync("libreoffice-impress-nogui", "/usr/lib/libreoffice/share/registry/impress.xcd");
         await Host.DebianAsync("libreoffice-writer-nogui", "/usr/lib/libreoffice/program/libswlo.so");
         await Host.DebianAsync("libreoffice-calc-nogui", "/usr/lib/libreoffice/program/libsclo.so");
         string table = Directory.GetFiles(Path.Combine(Host.Samples, "documents"), "*.csv").First();
