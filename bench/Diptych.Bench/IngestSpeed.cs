@@ -22,13 +22,13 @@ internal static class IngestSpeed
         string[] files = Directory.GetFiles(Path.Combine(Report.Shared, "data", "flickr8k-dev", "images"));
         byte[][] bytes = [.. files.Select(File.ReadAllBytes)];
         var (_, tower, _) = Runtimes.StarterModel.Open(new DiptychOptions().StarterModel);
-        await tower.LoadAsync(default);
+        ILoadedModel loaded = await tower.LoadAsync(Device.Cpu, default);
         IImageDecoder decoder = Runtimes.StarterModel.ImageDecoder();
 
         double Raw(int batch) => Report.Time(() => Parallel.ForEach(bytes.Chunk(batch), new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount }, chunk =>
         {
             byte[] pixels = [.. chunk.SelectMany(b => decoder.Prepare(b, thumbnail: false).Pixels)];
-            tower.ExecuteAsync(new Batch([], pixels, [.. Enumerable.Range(0, chunk.Length + 1).Select(i => i * (pixels.Length / chunk.Length))]), default).AsTask().GetAwaiter().GetResult();
+            loaded.ExecuteAsync(new Batch([], pixels, [.. Enumerable.Range(0, chunk.Length + 1).Select(i => i * (pixels.Length / chunk.Length))]), default).AsTask().GetAwaiter().GetResult();
         }));
 
         // The limit is the best batch size, warmed up; limit and product alternate, since the machine's speed drifts.
@@ -48,14 +48,14 @@ internal static class IngestSpeed
         double ratio = Report.Median(ratios.Select(r => r.Product / r.Limit));
         report.Row("Ingest of 1,000 photos, images/s", $"{Report.Number(Report.Median(ratios.Select(r => r.Product)), "0")} ({Report.Number(ratio, "0.00")} of the limit)",
             $">= {Share} of decode + image tower on all cores, {Report.Number(Report.Median(ratios.Select(r => r.Limit)), "0")}", ratio >= Share);
-        await tower.UnloadAsync();
+        await loaded.DisposeAsync();
     }
 
     private static async Task TextsAsync(Report report)
     {
         var corpus = TestCollections.Corpus(Path.Combine(Report.Shared, "data", "cranfield", "cran.all.1400")).Where(d => d.Text.Length > 0).ToList();
         var (tower, _, tokenizer) = Runtimes.StarterModel.Open(new DiptychOptions().StarterModel);
-        await tower.LoadAsync(default);
+        ILoadedModel loaded = await tower.LoadAsync(Device.Cpu, default);
         // What the product embeds: the same passages, under their headings.
         var chunker = new Chunker(tokenizer);
         int[][] ids =
@@ -71,7 +71,7 @@ internal static class IngestSpeed
             {
                 offsets[i + 1] = offsets[i] + chunk[i].Length;
             }
-            tower.ExecuteAsync(new Batch([.. chunk.SelectMany(c => c)], [], offsets), default).AsTask().GetAwaiter().GetResult();
+            loaded.ExecuteAsync(new Batch([.. chunk.SelectMany(c => c)], [], offsets), default).AsTask().GetAwaiter().GetResult();
         }));
 
         int best = new[] { 1, 4, 16 }.MinBy(Raw);
@@ -90,7 +90,7 @@ internal static class IngestSpeed
         double ratio = Report.Median(ratios.Select(r => r.Product / r.Limit));
         report.Row("Ingest of Cranfield, passages/s", $"{Report.Number(Report.Median(ratios.Select(r => r.Product)), "0")} ({Report.Number(ratio, "0.00")} of the limit)",
             $">= {Share} of the text tower on length-sorted batches, {Report.Number(Report.Median(ratios.Select(r => r.Limit)), "0")}", ratio >= Share);
-        await tower.UnloadAsync();
+        await loaded.DisposeAsync();
     }
 
     private static byte[] Html((string Id, string Title, string Text) d) => Encoding.UTF8.GetBytes($"<h1>{d.Title}</h1><p>{d.Text}</p>");

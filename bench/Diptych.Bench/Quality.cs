@@ -2,6 +2,7 @@ using Diptych.App;
 using Diptych.Core;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
+using Diptych.Inference;
 
 namespace Diptych.Bench;
 
@@ -67,6 +68,7 @@ internal static class Quality
         double[] removed = new double[queries.Count];
         await Parallel.ForAsync(0, queries.Count, async (i, token) =>
         {
+            new RequestTerms { Lane = Lane.Bulk }.Begin();
             Filter without = new Filter.Not(new Filter.In("source", [.. qrels.GetValueOrDefault(queries[i].Id, new HashSet<string>()).Select(d => $"eval:{d}")]));
             removed[i] = (await product.Searcher.SearchAsync(Ask(queries[i].Text) with { Collection = "texts", Filter = without }, token)).Confidence;
         });
@@ -81,7 +83,10 @@ internal static class Quality
     {
         double[] confidences = new double[texts.Length];
         await Parallel.ForAsync(0, texts.Length, async (i, token) =>
-            confidences[i] = (await product.Searcher.SearchAsync(Ask(texts[i]) with { Collection = collection }, token)).Confidence);
+        {
+            new RequestTerms { Lane = Lane.Bulk }.Begin();
+            confidences[i] = (await product.Searcher.SearchAsync(Ask(texts[i]) with { Collection = collection }, token)).Confidence;
+        });
         return confidences;
     }
 

@@ -1,4 +1,6 @@
 using Diptych.Core;
+using Diptych.Inference;
+using Diptych.Inference.Scheduling;
 
 namespace Diptych.App;
 
@@ -31,6 +33,15 @@ public sealed class DiptychOptions
 
     public LlmOptions Llm { get; set; } = new();
 
+    /// <summary>What models run on. Default: this machine's cores, with half of its memory.</summary>
+    public IList<DeviceOptions> Devices { get; set; } = [];
+
+    /// <summary>By lane name (interactive, generate, bulk): what differs from the default objectives.</summary>
+    public IDictionary<string, LaneOptions> Lanes { get; set; } = new Dictionary<string, LaneOptions>(StringComparer.OrdinalIgnoreCase);
+
+    /// <summary>How batches are formed: deadline; or, to compare with, arrival, unbatched or priority.</summary>
+    public string Scheduling { get; set; } = "deadline";
+
     /// <summary>The SQLite database under <see cref="Data"/>.</summary>
     internal string Database => Path.Combine(Data, "diptych.db");
 
@@ -43,8 +54,46 @@ public sealed class DiptychOptions
         Require(Llm.Endpoint is null || (Uri.TryCreate(Llm.Endpoint, UriKind.Absolute, out Uri? llm) && llm.Scheme is "http" or "https"), "Llm:Endpoint", "an address such as http://127.0.0.1:8080/v1");
         Require(Llm.Endpoint is null || Llm.Model is { Length: > 0 }, "Llm:Model", "the name of a model, since Llm:Endpoint is set");
         Require(Llm.TimeoutSeconds > 0, "Llm:TimeoutSeconds", "above 0");
+        Require(Policies.ContainsKey(Scheduling), "Scheduling", string.Join(", ", Policies.Keys));
+        foreach (var (name, lane) in Lanes)
+        {
+            Require(Enum.TryParse(name, ignoreCase: true, out Lane _), $"Lanes:{name}", "one of interactive, generate, bulk");
+            Require(lane.TargetMs is null or > 0 && lane.ExpiryMs is null or > 0 && lane.MaxBatchMs is null or > 0, $"Lanes:{name}", "made of times above 0");
+        }
+        foreach (DeviceOptions device in Devices)
+        {
+            Require(device.Name == "cpu" || device.Name.StartsWith("cuda:", StringComparison.Ordinal), "Devices:Name", "cpu or cuda:N");
+            Require(device.MemoryMb is null or > 0 && device.Workers is null or > 0, $"Devices:{device.Name}", "made of numbers above 0");
+        }
         return this;
     }
+
+    internal static IReadOnlyDictionary<string, Func<IReadOnlyList<CostModel>, IReadOnlyDictionary<Lane, LaneObjective>, SchedulingPolicy>> Policies { get; } =
+        new Dictionary<string, Func<IReadOnlyList<CostModel>, IReadOnlyDictionary<Lane, LaneObjective>, SchedulingPolicy>>(StringComparer.Ordinal)
+        {
+            ["deadline"] = (costs, objectives) => new DeadlinePolicy(costs, objectives),
+            ["arrival"] = (costs, objectives) => new ArrivalPolicy(costs, objectives),
+            ["unbatched"] = (costs, objectives) => new ArrivalPolicy(costs, objectives, maxBatch: 1, delaySeconds: 0),
+            ["priority"] = (costs, objectives) => new PriorityPolicy(costs, objectives),
+        };
+
+    internal IReadOnlyDictionary<Lane, LaneObjective> Objectives() => LaneObjective.Defaults.ToDictionary(d => d.Key, d =>
+    {
+        LaneOptions? own = Lanes.FirstOrDefault(l => string.Equals(l.Key, d.Key.ToString(), StringComparison.OrdinalIgnoreCase)).Value;
+        return own is null ? d.Value : new LaneObjective(
+            own.TargetMs is { } target ? TimeSpan.FromMilliseconds(target) : d.Value.Target,
+            own.ExpiryMs is { } expiry ? TimeSpan.FromMilliseconds(expiry) : d.Value.Expiry,
+            own.MaxBatchMs is { } batch ? TimeSpan.FromMilliseconds(batch) : d.Value.MaxBatchTime);
+    });
+
+    internal InferenceOptions Inference() => new()
+    {
+        Objectives = Objectives(),
+        Policy = Policies[Scheduling],
+        Profiles = new ModelProfiles(Path.Combine(Data, "profiles.json")),
+        Devices = Devices.Count == 0 ? [Device.Cpu] : [.. Devices.Select(d => new Device(
+            d.Name, d.MemoryMb is { } megabytes ? megabytes << 20 : Device.Cpu.BudgetBytes, d.Workers ?? (d.Name == "cpu" ? Environment.ProcessorCount : 1)))],
+    };
 
     private static void Require(bool holds, string key, string what)
     {
@@ -69,4 +118,30 @@ public sealed class LlmOptions
     public bool Images { get; set; } = true;
 
     public int TimeoutSeconds { get; set; } = 120;
+}
+
+/// <summary>A device that models run on.</summary>
+public sealed class DeviceOptions
+{
+    /// <summary>cpu or cuda:N.</summary>
+    public string Name { get; set; } = "cpu";
+
+    /// <summary>Memory that models may take, in MiB. Default: half of the machine's.</summary>
+    public long? MemoryMb { get; set; }
+
+    /// <summary>Batches at a time. Default: one per core, or one on an accelerator.</summary>
+    public int? Workers { get; set; }
+}
+
+/// <summary>A lane's objective where it differs from the default.</summary>
+public sealed class LaneOptions
+{
+    /// <summary>From submission to result.</summary>
+    public double? TargetMs { get; set; }
+
+    /// <summary>From submission to when work is dropped unrun.</summary>
+    public double? ExpiryMs { get; set; }
+
+    /// <summary>Longest predicted batch.</summary>
+    public double? MaxBatchMs { get; set; }
 }

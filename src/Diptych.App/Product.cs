@@ -50,7 +50,7 @@ public sealed class Product : IAsyncDisposable
     public static async Task<Product> OpenAsync(DiptychOptions options, TimeProvider time, CancellationToken cancellation)
     {
         var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
-        var inference = new InferenceService([text, image], time);
+        var inference = new InferenceService([text, image], time, options.Inference());
         Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
         try
         {

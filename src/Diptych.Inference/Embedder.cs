@@ -1,4 +1,3 @@
-using System.Collections.Concurrent;
 using Diptych.Core;
 
 namespace Diptych.Inference;
@@ -22,46 +21,72 @@ public interface ITokenizer
 }
 
 /// <summary>
-/// A dual encoder as the product uses it: text to two vectors, image to one, through the scheduler.
-/// Identical requests in flight are computed once.
+/// A dual encoder as the product uses it: text to two vectors, image to one, through the scheduler. Identical requests in flight are
+/// computed once, and what somebody waited for is remembered for a while.
 /// </summary>
-public sealed class Embedder(InferenceService service, ITokenizer tokenizer, string textModel, string imageModel)
+public sealed class Embedder
 {
-    private readonly ConcurrentDictionary<(string, Lane), Task<TextEmbedding>> _inFlight = new();
+    private const long CacheBytes = 32 << 20;
+    private readonly InferenceService _service;
+    private readonly string _textModel;
+    private readonly string _imageModel;
+    private readonly SingleFlight<(string Text, Lane Lane), TextEmbedding> _inFlight = new();
+    private readonly LeastRecentlyUsed<string, TextEmbedding> _remembered = new(CacheBytes);
 
-    public ITokenizer Tokenizer => tokenizer;
-
-    public EmbeddingSpace TextSpace { get; } = Space("text", service.Describe(textModel), "text_embedding");
-
-    public EmbeddingSpace CrossSpace { get; } = Space("cross", service.Describe(imageModel), "embedding");
-
-    public async Task<TextEmbedding> EmbedTextAsync(string text, Lane lane, CancellationToken cancellation, TimeSpan? timeLimit = null)
+    public Embedder(InferenceService service, ITokenizer tokenizer, string textModel, string imageModel)
     {
-        Task<TextEmbedding> task = _inFlight.GetOrAdd((text, lane), key => RunAsync(key.Item1, key.Item2, timeLimit));
-        return await task.WaitAsync(cancellation).ConfigureAwait(false);
+        (_service, Tokenizer, _textModel, _imageModel) = (service, tokenizer, textModel, imageModel);
+        TextSpace = Space("text", service.Describe(textModel), "text_embedding");
+        CrossSpace = Space("cross", service.Describe(imageModel), "embedding");
+        service.AddCache(_remembered.Clear);
+    }
+
+    public ITokenizer Tokenizer { get; }
+
+    public EmbeddingSpace TextSpace { get; }
+
+    public EmbeddingSpace CrossSpace { get; }
+
+    /// <summary>Says whether an image would be refused, before it is decoded.</summary>
+    /// <exception cref="OverloadedException">It would.</exception>
+    public void AdmitImage(Lane lane)
+    {
+        RequestTerms terms = RequestTerms.Current;
+        _service.Admit(_imageModel, terms.Lane ?? lane, 1, terms.Left(_service.Time), terms.Tenant);
+    }
+
+    /// <exception cref="OverloadedException">It would be late.</exception>
+    public async Task<TextEmbedding> EmbedTextAsync(string text, Lane lane, CancellationToken cancellation)
+    {
+        if (_remembered.TryGet(text, out TextEmbedding known))
+        {
+            return known;
+        }
+        lane = RequestTerms.Current.Lane ?? lane;
+        return await _inFlight.RunAsync((text, lane), stop => RunAsync(text, lane, stop), cancellation).ConfigureAwait(false);
     }
 
     /// <param name="pixels">RGB bytes, 224 x 224 x 3 for the starter tower.</param>
-    public async Task<float[]> EmbedImageAsync(byte[] pixels, Lane lane, CancellationToken cancellation, TimeSpan? timeLimit = null)
+    /// <exception cref="OverloadedException">It would be late.</exception>
+    public async Task<float[]> EmbedImageAsync(byte[] pixels, Lane lane, CancellationToken cancellation)
     {
-        var rows = await service.RunAsync(new InferenceRequest(imageModel, lane, [], pixels, timeLimit), cancellation).ConfigureAwait(false);
-        return rows["embedding"];
+        RequestTerms terms = RequestTerms.Current;
+        var request = new InferenceRequest(_imageModel, terms.Lane ?? lane, [], pixels, terms.Left(_service.Time), terms.Tenant);
+        return (await _service.RunAsync(request, cancellation).ConfigureAwait(false))["embedding"];
     }
 
-    private async Task<TextEmbedding> RunAsync(string text, Lane lane, TimeSpan? timeLimit)
+    private async Task<TextEmbedding> RunAsync(string text, Lane lane, CancellationToken cancellation)
     {
-        // Leave the dictionary's value factory before any work, so that a second caller finds the task.
-        await Task.Yield();
-        try
+        RequestTerms terms = RequestTerms.Current;
+        var request = new InferenceRequest(_textModel, lane, Tokenizer.Encode(text), [], terms.Left(_service.Time), terms.Tenant);
+        var rows = await _service.RunAsync(request, cancellation).ConfigureAwait(false);
+        var embedding = new TextEmbedding(rows["text_embedding"], rows["cross_embedding"]);
+        if (lane != Lane.Bulk)
         {
-            var request = new InferenceRequest(textModel, lane, tokenizer.Encode(text), [], timeLimit);
-            var rows = await service.RunAsync(request, CancellationToken.None).ConfigureAwait(false);
-            return new TextEmbedding(rows["text_embedding"], rows["cross_embedding"]);
+            // Ingested passages are seldom asked for twice; they would only push queries out.
+            _remembered.Put(text, embedding, (sizeof(float) * (embedding.Text.Length + embedding.Cross.Length)) + (2 * text.Length) + 128);
         }
-        finally
-        {
-            _inFlight.TryRemove((text, lane), out _);
-        }
+        return embedding;
     }
 
     private static EmbeddingSpace Space(string name, ModelDescription model, string output) =>

@@ -6,32 +6,38 @@ namespace Diptych.Inference;
 /// </summary>
 public interface IModelBackend
 {
-    /// <summary>What the model takes and gives; callable before <see cref="LoadAsync"/>.</summary>
+    /// <summary>What the model takes and gives; known before it is loaded.</summary>
     ModelDescription Description { get; }
 
-    ValueTask LoadAsync(CancellationToken cancellation);
+    /// <summary>Brings the model onto a device. A backend may be loaded on several at a time.</summary>
+    ValueTask<ILoadedModel> LoadAsync(Device device, CancellationToken cancellation);
+}
 
+/// <summary>A model on a device; disposing of it frees its memory.</summary>
+public interface ILoadedModel : IAsyncDisposable
+{
     /// <summary>Runs one batch. Called by several workers at a time.</summary>
     /// <returns>One row per item and output, in the batch's order.</returns>
+    /// <exception cref="DeviceMemoryException">The device had no memory for this batch; a smaller one may run.</exception>
     ValueTask<BatchOutput> ExecuteAsync(Batch batch, CancellationToken cancellation);
-
-    ValueTask UnloadAsync();
 }
 
 /// <summary>A model as the scheduler sees it.</summary>
 /// <param name="Name">Unique among the models of a service.</param>
 /// <param name="Revision">Changes when the weights or the preprocessing do.</param>
 /// <param name="Input">Tokens or pixels.</param>
-/// <param name="Outputs">Name and row width of each output.</param>
-/// <param name="MaxUnits">Longest item: tokens for a text model, 1 for an image model.</param>
-/// <param name="WeightBytes">Size of the weights.</param>
+/// <param name="Outputs">Name and row width of each output; 0 where rows differ in width.</param>
+/// <param name="MaxUnits">Longest item: tokens for a text model, tiles for an image model.</param>
+/// <param name="WeightBytes">Size of the weights as they are stored.</param>
+/// <param name="UnitBytes">Bytes of one unit of pixels; 0 for a text model.</param>
 public sealed record ModelDescription(
     string Name,
     string Revision,
     InputKind Input,
     IReadOnlyDictionary<string, int> Outputs,
     int MaxUnits,
-    long WeightBytes);
+    long WeightBytes,
+    int UnitBytes = 0);
 
 /// <summary>What a model reads.</summary>
 public enum InputKind
@@ -50,3 +56,16 @@ public sealed record Batch(int[] Tokens, byte[] Pixels, int[] Offsets)
 
 /// <summary>Rows by output name: row i of an output of width w is [i * w, (i + 1) * w).</summary>
 public sealed record BatchOutput(IReadOnlyDictionary<string, float[]> Rows);
+
+/// <summary>Something that runs models: memory of its own, and so many batches at a time.</summary>
+/// <param name="Name">"cpu", "cuda:0".</param>
+/// <param name="BudgetBytes">Memory that models may take of it, everything included.</param>
+/// <param name="Workers">Batches at a time.</param>
+public sealed record Device(string Name, long BudgetBytes, int Workers)
+{
+    /// <summary>This machine's cores, and half of its memory.</summary>
+    public static Device Cpu { get; } = new("cpu", GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 2, Environment.ProcessorCount);
+}
+
+/// <summary>A device could not allocate what a batch or a model needs.</summary>
+public sealed class DeviceMemoryException(string message, Exception? cause = null) : Exception(message, cause);

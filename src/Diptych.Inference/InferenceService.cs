@@ -1,296 +1,330 @@
 using Diptych.Core;
+using Diptych.Inference.Memory;
+using Diptych.Inference.Scheduling;
 
 namespace Diptych.Inference;
 
-/// <summary>An item to run: token ids for a text model, or RGB bytes for an image model.</summary>
-/// <param name="TimeLimit">From submission to result; null takes the lane's.</param>
-public sealed record InferenceRequest(string Model, Lane Lane, int[] Tokens, byte[] Pixels, TimeSpan? TimeLimit = null)
+/// <summary>How a service is set up.</summary>
+public sealed record InferenceOptions
 {
-    public int Units => Math.Max(1, Tokens.Length);
+    public IReadOnlyList<Device> Devices { get; init; } = [Device.Cpu];
+
+    public IReadOnlyDictionary<Lane, LaneObjective> Objectives { get; init; } = LaneObjective.Defaults;
+
+    /// <summary>Makes the policy; the deadline policy unless told otherwise.</summary>
+    public Func<IReadOnlyList<CostModel>, IReadOnlyDictionary<Lane, LaneObjective>, SchedulingPolicy> Policy { get; init; } = (costs, objectives) => new DeadlinePolicy(costs, objectives);
+
+    /// <summary>Where measured profiles are kept.</summary>
+    public ModelProfiles Profiles { get; init; } = new(null);
+
+    /// <summary>Tokens that a tenant may have waiting in a lane; where pixels wait, <see cref="MaxWaitingBytes"/> bounds them.</summary>
+    public int MaxWaitingTokens { get; init; } = 1 << 17;
+
+    public long MaxWaitingBytes { get; init; } = 96 << 20;
 }
 
 /// <summary>
-/// Runs models for everyone in the process: keeps what waits, asks <see cref="Scheduler"/> what is next, and drives the backends
-/// with one worker per core. Bulk submissions wait for room (backpressure); interactive ones are refused when they would be late.
+/// Runs models for everyone in the process: keeps what waits, asks a <see cref="SchedulingPolicy"/> what is next, brings models onto
+/// devices within their ledgers, and drives them with the devices' workers. Bulk submissions wait for room (backpressure); others are
+/// refused at once when they would be late.
 /// </summary>
-public sealed class InferenceService : IAsyncDisposable
+public sealed partial class InferenceService : IAsyncDisposable
 {
-    private readonly IReadOnlyDictionary<string, IModelBackend> _backends;
-    private readonly Dictionary<string, CostModel> _costs;
-    private readonly IReadOnlyDictionary<Lane, LaneObjective> _objectives;
+    private readonly InferenceOptions _options;
     private readonly TimeProvider _time;
-    private readonly int _maxBulkItems;
+    private readonly object _gate = new();
+    private readonly List<CostModel> _costs = [];
+    private readonly List<HeldModel> _models = [];
+    private readonly Dictionary<string, HeldModel> _byName = new(StringComparer.Ordinal);
+    private readonly HeldDevice[] _devices;
     private readonly int _workerCount;
-    private readonly Lock _lock = new();
-    private readonly Dictionary<long, Entry> _waiting = [];
-    private readonly Queue<TaskCompletionSource> _bulkAdmissions = new();
-    private readonly SemaphoreSlim _work = new(0);
+    private readonly SchedulingPolicy _policy;
+    private readonly WaitingWork _work = new();
+    private readonly Dictionary<long, Entry> _entries = [];
+    private readonly InferenceMetrics _metrics;
     private readonly CancellationTokenSource _stop = new();
-    private readonly Thread[] _workers;
+    private readonly List<Thread> _threads = [];
+    private readonly List<Action> _caches = [];
     private long _nextId;
-    private int _bulkItems;
+    private bool _stopping;
 
-    /// <param name="workers">Batches in flight at a time; by default one per core.</param>
-    /// <param name="maxBulkItems">Bulk items that may wait; enough for tight length buckets, few enough to bound memory.</param>
-    public InferenceService(
-        IEnumerable<IModelBackend> backends,
-        TimeProvider time,
-        int? workers = null,
-        int maxBulkItems = 512,
-        IReadOnlyDictionary<Lane, LaneObjective>? objectives = null)
+    public InferenceService(IEnumerable<IModelBackend> backends, TimeProvider time, InferenceOptions? options = null)
     {
-        _backends = backends.ToDictionary(b => b.Description.Name);
-        _costs = _backends.Values.ToDictionary(
-            b => b.Description.Name,
-            b => new CostModel(b.Description.Input == InputKind.Tokens ? 0.0002 : 0.02));
-        _objectives = objectives ?? LaneObjective.Defaults;
+        _options = options ?? new InferenceOptions();
         _time = time;
-        _maxBulkItems = maxBulkItems;
-        _workerCount = workers ?? Environment.ProcessorCount;
-        // Threads of their own: a native call that holds a thread for tens of milliseconds must not starve the thread pool.
-        _workers = [.. Enumerable.Range(0, _workerCount).Select(i => new Thread(Work) { IsBackground = true, Name = $"inference {i}" })];
-        foreach (Thread worker in _workers)
+        _devices = [.. _options.Devices.Select(d => new HeldDevice(d))];
+        _workerCount = _options.Devices.Sum(d => d.Workers);
+        _policy = _options.Policy(_costs, _options.Objectives);
+        _metrics = new InferenceMetrics(this);
+        foreach (IModelBackend backend in backends)
         {
-            worker.Start();
+            Add(backend);
+        }
+        // Threads of their own: a native call that holds a thread for tens of milliseconds must not starve the thread pool.
+        foreach (HeldDevice device in _devices)
+        {
+            for (int i = 0; i < device.Device.Workers; i++)
+            {
+                int worker = i;
+                var thread = new Thread(() => Work(device, worker)) { IsBackground = true, Name = $"{device.Device.Name} {i}" };
+                _threads.Add(thread);
+                thread.Start();
+            }
         }
     }
 
-    public IEnumerable<ModelDescription> Models => _backends.Values.Select(b => b.Description);
-
-    /// <summary>Mean relative error of the model's recent time predictions.</summary>
-    public double PredictionError(string model) => _costs[model].Error;
-
-    public ModelDescription Describe(string model) => _backends.TryGetValue(model, out IModelBackend? backend)
-        ? backend.Description
-        : throw new NotFoundException($"There is no model '{model}'. Known: {string.Join(", ", _backends.Keys)}.");
-
-    public async Task LoadAsync(CancellationToken cancellation)
+    public IEnumerable<ModelDescription> Models
     {
-        foreach (IModelBackend backend in _backends.Values)
+        get
         {
-            await backend.LoadAsync(cancellation).ConfigureAwait(false);
+            lock (_gate)
+            {
+                return [.. _models.Where(m => !m.Removed).Select(m => m.Backend.Description)];
+            }
+        }
+    }
+
+    public TimeProvider Time => _time;
+
+    /// <summary>Makes a model known. It is loaded when it is asked for, or by <see cref="LoadAsync(string, CancellationToken)"/>.</summary>
+    /// <exception cref="InvalidRequestException">There is a model of this name.</exception>
+    public void Add(IModelBackend backend)
+    {
+        ModelDescription model = backend.Description;
+        ModelProfile? profile = _options.Profiles.Find(model, _devices[0].Device.Name);
+        lock (_gate)
+        {
+            if (_byName.ContainsKey(model.Name))
+            {
+                throw new InvalidRequestException($"There is a model '{model.Name}' already.");
+            }
+            var held = new HeldModel(_models.Count, backend, profile);
+            _costs.Add(profile is null ? new CostModel(model.Input == InputKind.Tokens ? 0.0002 : 0.02) : new CostModel(profile.Cost));
+            _models.Add(held);
+            _byName.Add(model.Name, held);
+            foreach (HeldDevice device in _devices)
+            {
+                Array.Resize(ref device.Runnable, _models.Count);
+            }
+        }
+    }
+
+    /// <summary>What is called when memory runs short: it gives back what can be made again.</summary>
+    public void AddCache(Action drop)
+    {
+        lock (_gate)
+        {
+            _caches.Add(drop);
+        }
+    }
+
+    public ModelDescription Describe(string model) => Find(model).Backend.Description;
+
+    /// <summary>Tokens and images that wait in a lane.</summary>
+    public long WaitingUnits(Lane lane)
+    {
+        lock (_gate)
+        {
+            return _work.UnitsWaiting(lane);
+        }
+    }
+
+    /// <summary>Whether an item would be refused, before anything is spent on preparing it.</summary>
+    /// <exception cref="OverloadedException">It would.</exception>
+    public void Admit(string model, Lane lane, int units, TimeSpan? timeLimit = null, string tenant = "")
+    {
+        HeldModel held = Find(model);
+        lock (_gate)
+        {
+            RefuseIfLate(held, lane, units, _work.Shares.IndexOf(tenant), timeLimit, Now());
         }
     }
 
     /// <summary>Runs one item.</summary>
     /// <returns>The item's row of each output.</returns>
     /// <exception cref="OverloadedException">The item cannot meet its deadline behind what waits already, or missed it.</exception>
+    /// <exception cref="InvalidRequestException">The item is longer than the model takes.</exception>
     public async Task<IReadOnlyDictionary<string, float[]>> RunAsync(InferenceRequest request, CancellationToken cancellation)
     {
-        ModelDescription model = Describe(request.Model);
-        if (request.Units > model.MaxUnits)
+        HeldModel model = Find(request.Model);
+        int units = request.UnitsOf(model.Backend.Description);
+        if (units > model.Backend.Description.MaxUnits)
         {
-            throw new InvalidRequestException($"{model.Name} takes at most {model.MaxUnits} tokens, not {request.Units}.");
+            throw new InvalidRequestException($"{request.Model} takes at most {model.Backend.Description.MaxUnits} {(model.Backend.Description.Input == InputKind.Tokens ? "tokens" : "tiles")}, not {units}.");
         }
-        if (request.Lane == Lane.Bulk)
-        {
-            await AdmitBulkAsync(cancellation).ConfigureAwait(false);
-        }
-        var entry = new Entry(request);
+        cancellation.ThrowIfCancellationRequested();
+        _metrics.Offered(request.Lane);
+        var entry = new Entry(request, units);
         try
         {
-            lock (_lock)
-            {
-                double now = Now();
-                double limit = (request.TimeLimit ?? _objectives[request.Lane].TimeLimit).TotalSeconds;
-                entry.Item = new PendingItem(_nextId++, request.Model, request.Lane, now, now + limit, request.Units);
-                if (_objectives[request.Lane].Expires)
-                {
-                    RefuseIfLate(entry.Item, limit);
-                }
-                _waiting.Add(entry.Item.Id, entry);
-            }
-            _work.Release();
-            await using var registration = cancellation.Register(() => Withdraw(entry, cancellation)).ConfigureAwait(false);
+            await AdmitAsync(entry, model, cancellation).ConfigureAwait(false);
+        }
+        catch (Exception error)
+        {
+            _metrics.Ended(request.Lane, error is OverloadedException ? Outcome.Refused : error is OperationCanceledException ? Outcome.Cancelled : Outcome.Failed);
+            throw;
+        }
+        await using (cancellation.Register(() => Withdraw(entry, cancellation)).ConfigureAwait(false))
+        {
             return await entry.Result.Task.ConfigureAwait(false);
         }
-        finally
+    }
+
+    /// <summary>The service now.</summary>
+    public InferenceSnapshot Snapshot()
+    {
+        lock (_gate)
         {
-            if (request.Lane == Lane.Bulk)
-            {
-                ReleaseBulk();
-            }
+            double now = Now();
+            return new InferenceSnapshot(
+                [.. Enum.GetValues<Lane>().Select(l => _metrics.Lane(l, _options.Objectives[l].Target.TotalMilliseconds, _work.UnitsWaiting(l)))],
+                [.. _models.Where(m => !m.Removed).Select(m => new ModelSnapshot(
+                    m.Backend.Description.Name, m.Backend.Description.Revision, State(m), m.Pinned, [.. m.Placements.Select(p => p.Device.Device.Name)],
+                    m.UsesPerSecond(now), _costs[m.Index].Profile.Error, m.LoadSeconds, m.Placements.Sum(p => p.Bytes), m.LoadError?.Message))],
+                [.. _devices.Select(d => new DeviceSnapshot(
+                    d.Device.Name, d.Device.BudgetBytes, d.Ledger.UsedBytes, Enum.GetValues<MemoryKind>().ToDictionary(k => k, d.Ledger.Bytes), d.Device.Workers, d.Idle))]);
         }
     }
 
     public async ValueTask DisposeAsync()
     {
+        lock (_gate)
+        {
+            if (_stopping)
+            {
+                return;
+            }
+            _stopping = true;
+            Monitor.PulseAll(_gate);
+        }
         await _stop.CancelAsync().ConfigureAwait(false);
-        foreach (Thread worker in _workers)
+        foreach (Thread thread in _threads)
         {
-            worker.Join();
+            thread.Join();
         }
-        foreach (IModelBackend backend in _backends.Values)
+        await _loading.WaitAsync(CancellationToken.None).ConfigureAwait(false);
+        lock (_gate)
         {
-            await backend.UnloadAsync().ConfigureAwait(false);
+            foreach (Entry entry in _entries.Values)
+            {
+                entry.Result.TrySetException(new ObjectDisposedException(nameof(InferenceService)));
+            }
+            _entries.Clear();
+            FailAdmissions();
         }
+        foreach (HeldModel model in _models)
+        {
+            await EvictAsync(model).ConfigureAwait(false);
+        }
+        _metrics.Dispose();
         _stop.Dispose();
-        _work.Dispose();
+        _loading.Dispose();
     }
 
     private double Now() => _time.GetTimestamp() / (double)_time.TimestampFrequency;
 
-    private void RefuseIfLate(PendingItem item, double limit)
+    private HeldModel Find(string model)
     {
-        double ahead = _waiting.Values
-            .Where(e => e.Item.Deadline <= item.Deadline)
-            .GroupBy(e => e.Item.Model)
-            .Sum(g => _costs[g.Key].Predict(g.Sum(e => e.Item.Units))) / _workerCount;
-        if (ahead + _costs[item.Model].Predict(item.Units) > limit)
+        lock (_gate)
         {
-            throw new OverloadedException($"The queue ahead needs {ahead:0.0} s, more than this request's {limit:0.0} s.", TimeSpan.FromSeconds(Math.Ceiling(ahead)));
+            return _byName.GetValueOrDefault(model) ?? throw new NotFoundException($"There is no model '{model}'. Known: {string.Join(", ", _byName.Keys)}.");
         }
     }
 
-    private async Task AdmitBulkAsync(CancellationToken cancellation)
-    {
-        TaskCompletionSource admission;
-        lock (_lock)
-        {
-            if (_bulkItems < _maxBulkItems)
-            {
-                _bulkItems++;
-                return;
-            }
-            admission = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-            _bulkAdmissions.Enqueue(admission);
-        }
-        await using (cancellation.Register(() => admission.TrySetCanceled(cancellation)).ConfigureAwait(false))
-        {
-            await admission.Task.ConfigureAwait(false);
-        }
-    }
+    private static string State(HeldModel model) =>
+        model.Placements.Count > 0 ? "loaded" : model.Loading ? "loading" : model.LoadError is null ? "unloaded" : "failed";
 
-    private void ReleaseBulk()
-    {
-        lock (_lock)
-        {
-            // A place passes straight to the next waiter; one that gave up is passed over.
-            while (_bulkAdmissions.TryDequeue(out TaskCompletionSource? next))
-            {
-                if (next.TrySetResult())
-                {
-                    return;
-                }
-            }
-            _bulkItems--;
-        }
-    }
-
-    private void Withdraw(Entry entry, CancellationToken cancellation)
-    {
-        lock (_lock)
-        {
-            _waiting.Remove(entry.Item.Id);
-        }
-        entry.Result.TrySetCanceled(cancellation);
-    }
-
-    private void Work()
-    {
-        while (true)
-        {
-            try
-            {
-                _work.Wait(_stop.Token);
-            }
-            catch (OperationCanceledException)
-            {
-                FailWaiting();
-                return;
-            }
-            List<Entry> batch = Take();
-            if (batch.Count > 0)
-            {
-                Execute(batch);
-                _work.Release();
-            }
-        }
-    }
-
-    private List<Entry> Take()
-    {
-        lock (_lock)
-        {
-            Decision decision = Scheduler.Step(
-                [.. _waiting.Values.Select(e => e.Item)], Now(), (model, units) => _costs[model].Predict(units), _objectives);
-            foreach (PendingItem item in decision.Expired)
-            {
-                _waiting.Remove(item.Id, out Entry? entry);
-                entry!.Result.TrySetException(new OverloadedException("The request missed its deadline while it waited.", TimeSpan.FromSeconds(1)));
-            }
-            var batch = new List<Entry>(decision.Batch.Count);
-            foreach (PendingItem item in decision.Batch)
-            {
-                _waiting.Remove(item.Id, out Entry? entry);
-                batch.Add(entry!);
-            }
-            return batch;
-        }
-    }
-
-    private void Execute(List<Entry> entries)
-    {
-        IModelBackend backend = _backends[entries[0].Item.Model];
-        try
-        {
-            Batch batch = Assemble(entries, backend.Description.Input);
-            long start = _time.GetTimestamp();
-            BatchOutput output = backend.ExecuteAsync(batch, _stop.Token).AsTask().GetAwaiter().GetResult();
-            double seconds = _time.GetElapsedTime(start).TotalSeconds;
-            _costs[entries[0].Item.Model].Observe(entries.Max(e => e.Item.Units) * entries.Count, Math.Max(seconds, 1e-6));
-            for (int i = 0; i < entries.Count; i++)
-            {
-                entries[i].Result.TrySetResult(output.Rows.ToDictionary(
-                    r => r.Key,
-                    r => r.Value.AsSpan(i * (r.Value.Length / entries.Count), r.Value.Length / entries.Count).ToArray()));
-            }
-        }
-        catch (Exception error) when (error is not OutOfMemoryException)
-        {
-            // Whatever a backend throws belongs to the callers of this batch; the worker serves the next one.
-            foreach (Entry entry in entries)
-            {
-                entry.Result.TrySetException(error);
-            }
-        }
-    }
-
-    private static Batch Assemble(List<Entry> entries, InputKind kind)
-    {
-        int[] offsets = new int[entries.Count + 1];
-        for (int i = 0; i < entries.Count; i++)
-        {
-            offsets[i + 1] = offsets[i] + (kind == InputKind.Tokens ? entries[i].Request.Tokens.Length : entries[i].Request.Pixels.Length);
-        }
-        int[] tokens = kind == InputKind.Tokens ? new int[offsets[^1]] : [];
-        byte[] pixels = kind == InputKind.Pixels ? new byte[offsets[^1]] : [];
-        for (int i = 0; i < entries.Count; i++)
-        {
-            entries[i].Request.Tokens.CopyTo(tokens, kind == InputKind.Tokens ? offsets[i] : 0);
-            entries[i].Request.Pixels.CopyTo(pixels, kind == InputKind.Pixels ? offsets[i] : 0);
-        }
-        return new Batch(tokens, pixels, offsets);
-    }
-
-    private void FailWaiting()
-    {
-        lock (_lock)
-        {
-            foreach (Entry entry in _waiting.Values)
-            {
-                entry.Result.TrySetException(new ObjectDisposedException(nameof(InferenceService)));
-            }
-            _waiting.Clear();
-        }
-    }
-
-    private sealed class Entry(InferenceRequest request)
+    /// <summary>A request from its admission to its end.</summary>
+    private sealed class Entry(InferenceRequest request, int units)
     {
         public InferenceRequest Request { get; } = request;
 
-        public PendingItem Item { get; set; } = null!;
+        public int Units { get; } = units;
+
+        public long Id { get; set; }
+
+        public int Slot { get; set; } = -1;
+
+        /// <summary>When it was due as it was admitted.</summary>
+        public double Due { get; set; }
+
+        /// <summary>Its part of what its tenant may have waiting, given back when it leaves the queue.</summary>
+        public double Room { get; set; }
 
         public TaskCompletionSource<IReadOnlyDictionary<string, float[]>> Result { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    }
+
+    private sealed class HeldDevice(Device device)
+    {
+        public Device Device { get; } = device;
+
+        public MemoryLedger Ledger { get; } = new(device.BudgetBytes);
+
+        public bool[] Runnable = [];
+
+        public int Idle { get; set; } = device.Workers;
+
+        /// <summary>When each worker's batch is predicted to end.</summary>
+        public double[] EndsAt { get; } = new double[device.Workers];
+
+        /// <summary>Batches that run alone for want of memory.</summary>
+        public bool Exclusive { get; set; }
+    }
+
+    /// <summary>A model on a device.</summary>
+    private sealed class Placement(HeldDevice device, ILoadedModel loaded, MemoryLedger.Reservation weights, MemoryLedger.Reservation workspace, double loadedAt)
+    {
+        public HeldDevice Device => device;
+
+        public ILoadedModel Loaded => loaded;
+
+        public double LoadedAt => loadedAt;
+
+        public int Busy { get; set; }
+
+        public long Bytes => weights.Bytes + workspace.Bytes;
+
+        public void Release()
+        {
+            weights.Dispose();
+            workspace.Dispose();
+        }
+    }
+
+    private sealed class HeldModel(int index, IModelBackend backend, ModelProfile? profile)
+    {
+        private const double RateWindowSeconds = 60;
+        private double _rate, _rateAt;
+
+        public int Index => index;
+
+        public IModelBackend Backend => backend;
+
+        public bool Removed { get; set; }
+
+        public bool Pinned { get; set; }
+
+        public bool Loading { get; set; }
+
+        public double RetryAt { get; set; }
+
+        public Exception? LoadError { get; set; }
+
+        public double LoadSeconds { get; set; } = profile?.LoadSeconds ?? 0;
+
+        /// <summary>Memory by measurement, or a guess until there is one.</summary>
+        public long WeightBytes { get; set; } = profile?.WeightBytes ?? backend.Description.WeightBytes;
+
+        public long WorkspaceBytes { get; set; } = profile?.WorkspaceBytes ?? 0;
+
+        public List<Placement> Placements { get; } = [];
+
+        public void Used(double now, int items)
+        {
+            _rate = UsesPerSecond(now) + (items / RateWindowSeconds);
+            _rateAt = now;
+        }
+
+        public double UsesPerSecond(double now) => _rate * Math.Exp(-(now - _rateAt) / RateWindowSeconds);
     }
 }

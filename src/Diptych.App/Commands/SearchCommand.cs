@@ -62,7 +62,7 @@ internal static class SearchCommand
         SearchResult result = await product.Searcher.SearchAsync(query, cancellation);
         if (parsed.GetValue(CommandLine.AsJson))
         {
-            Output.Json(new SearchResponse([.. result.Hits.Select(HitResponse.Of)], result.Total, result.Confidence));
+            Output.Json(new SearchResponse([.. result.Hits.Select(HitResponse.Of)], result.Total, result.Confidence, []));
         }
         else
         {

@@ -83,7 +83,7 @@ public sealed record HitResponse(
 }
 
 /// <summary>The body of the answer to POST /v1/search.</summary>
-public sealed record SearchResponse(IReadOnlyList<HitResponse> Hits, int Total, double Confidence);
+public sealed record SearchResponse(IReadOnlyList<HitResponse> Hits, int Total, double Confidence, IReadOnlyList<string> Degraded);
 
 /// <summary>A document as the API shows it.</summary>
 public sealed record DocumentResponse(

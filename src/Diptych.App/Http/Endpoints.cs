@@ -2,6 +2,7 @@ using System.Text.Json;
 using Diptych.Core;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Ingestion;
+using Diptych.Inference;
 
 namespace Diptych.App.Http;
 
@@ -168,7 +169,7 @@ internal static class Endpoints
         {
             Query query = await ToQueryAsync(body, product, cancellation);
             SearchResult result = await product.Searcher.SearchAsync(query, cancellation);
-            return new SearchResponse([.. result.Hits.Select(HitResponse.Of)], result.Total, result.Confidence);
+            return new SearchResponse([.. result.Hits.Select(HitResponse.Of)], result.Total, result.Confidence, RequestTerms.Current.Degraded);
         }).WithSummary("Finds text and images by text, images or both").ProducesProblem(429);
 
         group.MapPost("/answers", async (AnswerRequest body, HttpContext http, Product product, CancellationToken cancellation) =>

@@ -49,6 +49,7 @@ internal static class Server
                 $"{c.HttpContext.Request.Method} {c.HttpContext.Request.Path} is not part of this API. See /openapi/v1.json.",
                 c.HttpContext.RequestAborted));
         app.Use(RefuseForeignPages);
+        app.Use((http, next) => Terms.BeginAsync(http, next, time));
         app.MapOpenApi();
         app.MapGet("/healthz", () => TypedResults.Text("ok")).ExcludeFromDescription();
         app.MapGet("/readyz", (Product p) => TypedResults.Text($"ready, sequence {p.Store.Sequence}")).ExcludeFromDescription();

@@ -13,8 +13,8 @@ internal sealed class ExtractiveAnswer(Embedder embedder)
     private const int MaxSentences = 3;
     private const int MaxImages = 2;
 
-    /// <summary>Sentences looked at, of the best passages first.</summary>
-    private const int Considered = 48;
+    /// <summary>Sentences looked at, of the best passages first; the second number where there is no time for so many.</summary>
+    private static readonly int[] Considered = [48, 12];
 
     /// <summary>A further sentence must come this near to the best one's score.</summary>
     private const double KeepShare = 0.8;
@@ -45,7 +45,7 @@ internal sealed class ExtractiveAnswer(Embedder embedder)
             string title = image.Passage.Text.Length > 0 ? image.Passage.Text.Split('\n')[0] : image.Document.Title;
             text.Append(text.Length > 0 ? "\n\n" : "").Append("Image: ").Append(title).Append(" [").Append(citations.Count).Append(']');
         }
-        return new Answer(AnswerKind.Extractive, text.ToString(), citations, evidence.Confidence, degraded);
+        return new Answer(AnswerKind.Extractive, text.ToString(), citations, evidence.Confidence, [.. degraded, .. RequestTerms.Current.Degraded]);
     }
 
     private async Task<List<Scored>> SentencesAsync(string question, SearchResult evidence, CancellationToken cancellation)
@@ -58,16 +58,16 @@ internal sealed class ExtractiveAnswer(Embedder embedder)
             foreach (TextRange range in Sentences.Split(hit.Passage.Text).SelectMany(s => Lines(hit.Passage.Text, s)))
             {
                 string sentence = hit.Passage.Text[range.Start..range.End].Trim();
-                if (sentence.Length >= 12 && candidates.Count < Considered)
+                if (sentence.Length >= 12 && candidates.Count < Considered[0])
                 {
                     candidates.Add((hit, sentence, range.Start));
                 }
             }
         }
-        TextEmbedding asked = await embedder.EmbedTextAsync(question, Lane.Interactive, cancellation).ConfigureAwait(false);
-        TextEmbedding[] embedded = await Task.WhenAll(candidates.Select(c => embedder.EmbedTextAsync(c.Text, Lane.Interactive, cancellation))).ConfigureAwait(false);
-        var scored = candidates.Select((c, i) => new Scored(
-            c.Hit, c.Text, c.Offset, embedded[i].Text, Score(asked.Text, embedded[i].Text, c.Text, stems) * (0.5 + (0.5 * c.Hit.Confidence)))).OrderByDescending(s => s.Value);
+        var (asked, embedded) = await EmbedAsync(question, candidates, cancellation).ConfigureAwait(false);
+        var scored = candidates.Take(Math.Max(embedded.Length, Considered[^1])).Select((c, i) => new Scored(
+            c.Hit, c.Text, c.Offset, embedded.Length > 0 ? embedded[i] : null,
+            ((embedded.Length > 0 ? Math.Max(0, TensorPrimitives.Dot(asked, embedded[i])) : 0) + SharedWords(c.Text, stems)) * (0.5 + (0.5 * c.Hit.Confidence)))).OrderByDescending(s => s.Value);
         var chosen = new List<Scored>();
         foreach (Scored next in scored)
         {
@@ -75,7 +75,7 @@ internal sealed class ExtractiveAnswer(Embedder embedder)
             {
                 break;
             }
-            if (chosen.TrueForAll(c => TensorPrimitives.Dot(c.Vector, next.Vector) < SameCosine))
+            if (chosen.TrueForAll(c => next.Vector is null ? c.Text != next.Text : TensorPrimitives.Dot(c.Vector!, next.Vector) < SameCosine))
             {
                 chosen.Add(next);
             }
@@ -98,10 +98,30 @@ internal sealed class ExtractiveAnswer(Embedder embedder)
         yield return new TextRange(start, range.End);
     }
 
-    private static double Score(float[] question, float[] sentence, string text, HashSet<string> stems)
+    /// <summary>Vectors of the question and the sentences: of all, of the first few where time is short, or of none, and the answer says so.</summary>
+    private async Task<(float[] Question, float[][] Sentences)> EmbedAsync(string question, List<(Hit Hit, string Text, int Offset)> candidates, CancellationToken cancellation)
+    {
+        foreach (int most in Considered)
+        {
+            try
+            {
+                // Together they are one step of an answer that somebody waits for, and take its lane.
+                TextEmbedding[] embedded = await Task.WhenAll(candidates.Take(most).Select(c => c.Text).Prepend(question)
+                    .Select(t => embedder.EmbedTextAsync(t, Lane.Generate, cancellation))).ConfigureAwait(false);
+                return (embedded[0].Text, [.. embedded.Skip(1).Select(e => e.Text)]);
+            }
+            catch (OverloadedException)
+            {
+                RequestTerms.Current.Degrade(most == Considered[0] ? "fewer sentences were weighed" : "sentences were weighed by words alone");
+            }
+        }
+        return ([], []);
+    }
+
+    private static double SharedWords(string text, HashSet<string> stems)
     {
         int shared = FullTextQuery.Words(text).Select(w => FullTextQuery.Stem(text[w.Start..w.End])).Where(stems.Contains).Distinct().Count();
-        return Math.Max(0, TensorPrimitives.Dot(question, sentence)) + (0.5 * shared / Math.Max(1, stems.Count));
+        return 0.5 * shared / Math.Max(1, stems.Count);
     }
 
     /// <summary>The passage's place narrowed to the sentence, where the passage is a plain stretch of the document's text.</summary>
@@ -114,5 +134,5 @@ internal sealed class ExtractiveAnswer(Embedder embedder)
             : passage.Anchor;
     }
 
-    private sealed record Scored(Hit Hit, string Text, int Offset, float[] Vector, double Value);
+    private sealed record Scored(Hit Hit, string Text, int Offset, float[]? Vector, double Value);
 }

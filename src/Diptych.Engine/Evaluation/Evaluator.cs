@@ -5,6 +5,7 @@ using Diptych.Core;
 using Diptych.Engine.Ingestion;
 using Diptych.Engine.Ingestion.Readers;
 using Diptych.Engine.Search;
+using Diptych.Inference;
 
 namespace Diptych.Engine.Evaluation;
 
@@ -43,6 +44,8 @@ public sealed class Evaluator(Ingestor ingestor, Searcher searcher)
         var rankings = new Dictionary<string, IReadOnlyList<string>>(StringComparer.Ordinal);
         await Parallel.ForEachAsync(queries, cancellation, async (query, token) =>
         {
+            // Nobody waits for one query of many: none is to be refused.
+            new RequestTerms { Lane = Lane.Bulk }.Begin();
             SearchResult result = await searcher.SearchAsync(query.Query with { GroupByDocument = group, Limit = depth }, token).ConfigureAwait(false);
             lock (rankings)
             {

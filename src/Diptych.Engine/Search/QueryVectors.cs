@@ -55,6 +55,7 @@ public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Tex
         }
         if (part.Image is not null)
         {
+            embedder.AdmitImage(Lane.Interactive);
             byte[] pixels;
             try
             {

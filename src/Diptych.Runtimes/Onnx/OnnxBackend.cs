@@ -4,19 +4,16 @@ using Microsoft.ML.OnnxRuntime;
 
 namespace Diptych.Runtimes.Onnx;
 
-/// <summary>Runs an ONNX file on the CPU: a text tower (token ids and mask) or an image tower (pixels).</summary>
+/// <summary>Runs an ONNX file: a text tower (token ids and mask) or an image tower (pixels).</summary>
 public sealed class OnnxBackend : IModelBackend
 {
     private readonly string _path;
     private readonly PixelScaling? _scaling;
-    private readonly string[] _outputs;
-    private InferenceSession? _session;
 
     private OnnxBackend(string path, ModelDescription description, PixelScaling? scaling)
     {
         _path = path;
         _scaling = scaling;
-        _outputs = [.. description.Outputs.Keys];
         Description = description;
     }
 
@@ -24,45 +21,41 @@ public sealed class OnnxBackend : IModelBackend
 
     /// <param name="outputs">Name and width of the outputs to compute; others of the file are not asked for.</param>
     public static OnnxBackend Text(string name, string path, int maxTokens, IReadOnlyDictionary<string, int> outputs) =>
-        new(path, Describe(name, path, InputKind.Tokens, maxTokens, outputs), null);
+        new(path, Describe(name, path, InputKind.Tokens, maxTokens, outputs, 0), null);
 
     public static OnnxBackend Image(string name, string path, PixelScaling scaling, IReadOnlyDictionary<string, int> outputs) =>
-        new(path, Describe(name, path, InputKind.Pixels, 1, outputs), scaling);
+        new(path, Describe(name, path, InputKind.Pixels, 1, outputs, 3 * scaling.Side * scaling.Side), scaling);
 
-    public ValueTask LoadAsync(CancellationToken cancellation)
-    {
-        using SessionOptions options = OnnxRuntime.Options(intraOpThreads: 1);
-        _session ??= new InferenceSession(_path, options);
-        return ValueTask.CompletedTask;
-    }
+    public ValueTask<ILoadedModel> LoadAsync(Device device, CancellationToken cancellation) =>
+        ValueTask.FromResult<ILoadedModel>(new Loaded(OnnxRuntime.Open(_path, device), [.. Description.Outputs.Keys], _scaling));
 
-    public ValueTask<BatchOutput> ExecuteAsync(Batch batch, CancellationToken cancellation)
+    private sealed class Loaded(InferenceSession session, string[] outputNames, PixelScaling? scaling) : ILoadedModel
     {
-        InferenceSession session = _session ?? throw new InvalidOperationException($"{Description.Name} is not loaded.");
-        using var run = new RunOptions();
-        using DisposableList<OrtValue> inputs = _scaling is null ? TokenInputs(batch) : PixelInputs(batch, _scaling);
-        string[] names = _scaling is null ? ["input_ids", "attention_mask"] : ["pixels"];
-        using IDisposableReadOnlyCollection<OrtValue> outputs = session.Run(run, names, inputs, _outputs);
-        var rows = new Dictionary<string, float[]>(_outputs.Length);
-        for (int i = 0; i < _outputs.Length; i++)
+        public ValueTask<BatchOutput> ExecuteAsync(Batch batch, CancellationToken cancellation)
         {
-            rows[_outputs[i]] = outputs[i].GetTensorDataAsSpan<float>().ToArray();
+            using DisposableList<OrtValue> inputs = scaling is null ? TokenInputs(batch) : PixelInputs(batch, scaling);
+            string[] names = scaling is null ? ["input_ids", "attention_mask"] : ["pixels"];
+            using IDisposableReadOnlyCollection<OrtValue> outputs = OnnxRuntime.Run(session, names, inputs, outputNames);
+            var rows = new Dictionary<string, float[]>(outputNames.Length);
+            for (int i = 0; i < outputNames.Length; i++)
+            {
+                rows[outputNames[i]] = outputs[i].GetTensorDataAsSpan<float>().ToArray();
+            }
+            return ValueTask.FromResult(new BatchOutput(rows));
         }
-        return ValueTask.FromResult(new BatchOutput(rows));
+
+        public ValueTask DisposeAsync()
+        {
+            session.Dispose();
+            return ValueTask.CompletedTask;
+        }
     }
 
-    public ValueTask UnloadAsync()
-    {
-        _session?.Dispose();
-        _session = null;
-        return ValueTask.CompletedTask;
-    }
-
-    private static ModelDescription Describe(string name, string path, InputKind kind, int maxUnits, IReadOnlyDictionary<string, int> outputs)
+    private static ModelDescription Describe(string name, string path, InputKind kind, int maxUnits, IReadOnlyDictionary<string, int> outputs, int unitBytes)
     {
         using FileStream file = File.OpenRead(path);
         string revision = Convert.ToHexStringLower(SHA256.HashData(file))[..12];
-        return new ModelDescription(name, revision, kind, outputs, maxUnits, file.Length);
+        return new ModelDescription(name, revision, kind, outputs, maxUnits, file.Length, unitBytes);
     }
 
     private static DisposableList<OrtValue> TokenInputs(Batch batch)

@@ -46,12 +46,12 @@ public sealed class StarterModelTests
         var golden = new SafeTensors(Shared.Require("golden", "starter", "embeddings.safetensors"));
         string[] texts = Inputs("texts");
         var (backend, _, tokenizer) = StarterModel.Open(Shared.Starter);
-        await backend.LoadAsync(None);
+        ILoadedModel loaded = await backend.LoadAsync(Device.Cpu, None);
         int[][] ids = [.. texts.Select(tokenizer.Encode)];
-        BatchOutput together = await backend.ExecuteAsync(TokenBatch(ids), None);
+        BatchOutput together = await loaded.ExecuteAsync(TokenBatch(ids), None);
         for (int i = 0; i < ids.Length; i++)
         {
-            BatchOutput alone = await backend.ExecuteAsync(TokenBatch([ids[i]]), None);
+            BatchOutput alone = await loaded.ExecuteAsync(TokenBatch([ids[i]]), None);
             foreach (var (output, reference, width) in new[] { ("text_embedding", "text_embedding", 384), ("cross_embedding", "cross_embedding", 256) })
             {
                 float[] expected = golden[reference][(i * width)..((i + 1) * width)];
@@ -59,7 +59,7 @@ public sealed class StarterModelTests
                 AssertWithin(1e-5, alone.Rows[output], together.Rows[output].AsSpan(i * width, width));
             }
         }
-        await backend.UnloadAsync();
+        await loaded.DisposeAsync();
     }
 
     [Theory]
@@ -71,16 +71,16 @@ public sealed class StarterModelTests
         float[] golden = new SafeTensors(Shared.Require("golden", "starter", "embeddings.safetensors"))[reference];
         string[] photos = Inputs("images");
         var (_, backend, _) = StarterModel.Open(Shared.Starter, int8);
-        await backend.LoadAsync(None);
+        ILoadedModel loaded = await backend.LoadAsync(Device.Cpu, None);
         byte[][] pixels = [.. photos.Select(p => StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Path.Combine(Shared.Samples, "photos", Path.GetFileName(p)))).Pixels)];
-        float[] together = (await backend.ExecuteAsync(PixelBatch(pixels), None)).Rows["embedding"];
+        float[] together = (await loaded.ExecuteAsync(PixelBatch(pixels), None)).Rows["embedding"];
         for (int i = 0; i < photos.Length; i++)
         {
-            float[] alone = (await backend.ExecuteAsync(PixelBatch([pixels[i]]), None)).Rows["embedding"];
+            float[] alone = (await loaded.ExecuteAsync(PixelBatch([pixels[i]]), None)).Rows["embedding"];
             AssertClose(golden[(i * 256)..((i + 1) * 256)], alone, photos[i]);
             AssertWithin(1e-5, alone, together.AsSpan(i * 256, 256));
         }
-        await backend.UnloadAsync();
+        await loaded.DisposeAsync();
     }
 
     private static string[] Inputs(string name)

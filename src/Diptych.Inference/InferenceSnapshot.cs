@@ -1,0 +1,22 @@
+using Diptych.Inference.Memory;
+
+namespace Diptych.Inference;
+
+/// <summary>The service at one moment, for operators.</summary>
+public sealed record InferenceSnapshot(IReadOnlyList<LaneSnapshot> Lanes, IReadOnlyList<ModelSnapshot> Models, IReadOnlyList<DeviceSnapshot> Devices);
+
+/// <summary>A lane: what waits, and what became of the work since the start; latencies are of the last minutes.</summary>
+/// <param name="Attained">Completed within the target, or within the client's limit.</param>
+/// <param name="Padding">Share of the units run that were padding.</param>
+public sealed record LaneSnapshot(
+    Lane Lane, double TargetMs, long WaitingUnits, long Offered, long Completed, long Refused, long Expired, long Cancelled, long Failed, long Attained,
+    double P50Ms, double P99Ms, double MeanWaitMs, double MeanBatch, double Padding);
+
+/// <summary>A model: where it is loaded, and how well its time is predicted.</summary>
+/// <param name="State">loaded, loading, unloaded or failed.</param>
+/// <param name="Error">Why it could not be loaded the last time.</param>
+public sealed record ModelSnapshot(
+    string Name, string Revision, string State, bool Pinned, IReadOnlyList<string> Devices, double UsesPerSecond, double PredictionError, double LoadSeconds, long Bytes, string? Error);
+
+/// <summary>A device's ledger.</summary>
+public sealed record DeviceSnapshot(string Name, long BudgetBytes, long UsedBytes, IReadOnlyDictionary<MemoryKind, long> Bytes, int Workers, int IdleWorkers);
