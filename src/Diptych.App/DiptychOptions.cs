@@ -39,7 +39,7 @@ public sealed class DiptychOptions
     /// <summary>By lane name (interactive, generate, bulk): what differs from the default objectives.</summary>
     public IDictionary<string, LaneOptions> Lanes { get; set; } = new Dictionary<string, LaneOptions>(StringComparer.OrdinalIgnoreCase);
 
-    /// <summary>How batches are formed: deadline; or, to compare with, arrival, unbatched or priority.</summary>
+    /// <summary>How batches are formed: deadline; or, to compare with, arrival, unbatched or priority (arrival:8 names the largest batch).</summary>
     public string Scheduling { get; set; } = "deadline";
 
     /// <summary>The SQLite database under <see cref="Data"/>.</summary>
@@ -54,7 +54,7 @@ public sealed class DiptychOptions
         Require(Llm.Endpoint is null || (Uri.TryCreate(Llm.Endpoint, UriKind.Absolute, out Uri? llm) && llm.Scheme is "http" or "https"), "Llm:Endpoint", "an address such as http://127.0.0.1:8080/v1");
         Require(Llm.Endpoint is null || Llm.Model is { Length: > 0 }, "Llm:Model", "the name of a model, since Llm:Endpoint is set");
         Require(Llm.TimeoutSeconds > 0, "Llm:TimeoutSeconds", "above 0");
-        Require(Policies.ContainsKey(Scheduling), "Scheduling", string.Join(", ", Policies.Keys));
+        Require(Policy(Scheduling) is not null, "Scheduling", "deadline, arrival, unbatched or priority; arrival and priority take a largest batch, as in arrival:8");
         foreach (var (name, lane) in Lanes)
         {
             Require(Enum.TryParse(name, ignoreCase: true, out Lane _), $"Lanes:{name}", "one of interactive, generate, bulk");
@@ -68,14 +68,20 @@ public sealed class DiptychOptions
         return this;
     }
 
-    internal static IReadOnlyDictionary<string, Func<IReadOnlyList<CostModel>, IReadOnlyDictionary<Lane, LaneObjective>, SchedulingPolicy>> Policies { get; } =
-        new Dictionary<string, Func<IReadOnlyList<CostModel>, IReadOnlyDictionary<Lane, LaneObjective>, SchedulingPolicy>>(StringComparer.Ordinal)
+    /// <returns>Null where there is no such policy; "arrival" and "priority" may name their largest batch, as in arrival:8.</returns>
+    internal static Func<IReadOnlyList<CostModel>, IReadOnlyDictionary<Lane, LaneObjective>, SchedulingPolicy>? Policy(string scheduling)
+    {
+        string[] parts = scheduling.Split(':');
+        int most = SchedulingPolicy.MaxItems;
+        return parts.Length > 2 || (parts.Length == 2 && (!int.TryParse(parts[1], System.Globalization.CultureInfo.InvariantCulture, out most) || most is < 1 or > SchedulingPolicy.MaxItems)) ? null : parts[0] switch
         {
-            ["deadline"] = (costs, objectives) => new DeadlinePolicy(costs, objectives),
-            ["arrival"] = (costs, objectives) => new ArrivalPolicy(costs, objectives),
-            ["unbatched"] = (costs, objectives) => new ArrivalPolicy(costs, objectives, maxBatch: 1, delaySeconds: 0),
-            ["priority"] = (costs, objectives) => new PriorityPolicy(costs, objectives),
+            "deadline" when parts.Length == 1 => (costs, objectives) => new DeadlinePolicy(costs, objectives),
+            "arrival" => (costs, objectives) => new ArrivalPolicy(costs, objectives, most),
+            "priority" => (costs, objectives) => new PriorityPolicy(costs, objectives, most),
+            "unbatched" when parts.Length == 1 => (costs, objectives) => new ArrivalPolicy(costs, objectives, maxBatch: 1, delaySeconds: 0),
+            _ => null,
         };
+    }
 
     internal IReadOnlyDictionary<Lane, LaneObjective> Objectives() => LaneObjective.Defaults.ToDictionary(d => d.Key, d =>
     {
@@ -89,7 +95,7 @@ public sealed class DiptychOptions
     internal InferenceOptions Inference() => new()
     {
         Objectives = Objectives(),
-        Policy = Policies[Scheduling],
+        Policy = Policy(Scheduling)!,
         Profiles = new ModelProfiles(Path.Combine(Data, "profiles.json")),
         Devices = Devices.Count == 0 ? [Device.Cpu] : [.. Devices.Select(d => new Device(
             d.Name, d.MemoryMb is { } megabytes ? megabytes << 20 : Device.Cpu.BudgetBytes, d.Workers ?? (d.Name == "cpu" ? Environment.ProcessorCount : 1)))],

@@ -22,10 +22,9 @@ public sealed class Product : IAsyncDisposable
     {
         _inference = inference;
         Embedder = embedder;
-        Images = images;
         Store = store;
         Ingestor = new Ingestor(store, embedder, images, time);
-        Searcher = new Searcher(store, embedder, images);
+        Searcher = new Searcher(store, embedder);
         Evaluator = new Evaluator(Ingestor, Searcher);
         Answerer = new Answerer(Searcher, store, embedder, ChatClient(llm), llm.Images);
     }
@@ -33,8 +32,6 @@ public sealed class Product : IAsyncDisposable
     public InferenceService Inference => _inference;
 
     public Embedder Embedder { get; }
-
-    public IImageDecoder Images { get; }
 
     public IDocumentStore Store { get; }
 
@@ -51,23 +48,26 @@ public sealed class Product : IAsyncDisposable
     {
         var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
         var inference = new InferenceService([text, image], time, options.Inference());
+        IImageDecoder images = Runtimes.StarterModel.ImageDecoder();
+        var preparation = new PreparationPool();
         Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
         try
         {
-            var embedder = new Embedder(inference, tokenizer, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
+            var embedder = new Embedder(inference, tokenizer, images, preparation, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
             IDocumentStore store = await Task.Run<IDocumentStore>(
                 () => options.Store is { Length: > 0 } address
                     ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time)
                     : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time),
                 cancellation);
             await load;
-            return new Product(inference, embedder, Runtimes.StarterModel.ImageDecoder(), store, time, options.Llm);
+            return new Product(inference, embedder, images, store, time, options.Llm);
         }
         catch
         {
             // A process that ends while a native library is still being set up on another thread crashes.
             await load.ContinueWith(_ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
             await inference.DisposeAsync();
+            preparation.Dispose();
             throw;
         }
     }
@@ -75,6 +75,7 @@ public sealed class Product : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         await _inference.DisposeAsync();
+        Embedder.Preparation.Dispose();
         Store.Dispose();
     }
 

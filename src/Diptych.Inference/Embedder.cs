@@ -21,21 +21,22 @@ public interface ITokenizer
 }
 
 /// <summary>
-/// A dual encoder as the product uses it: text to two vectors, image to one, through the scheduler. Identical requests in flight are
+/// A dual encoder as the product uses it, with what comes before it: text to two vectors, image to one, through the scheduler. Identical requests in flight are
 /// computed once, and what somebody waited for is remembered for a while.
 /// </summary>
 public sealed class Embedder
 {
     private const long CacheBytes = 32 << 20;
     private readonly InferenceService _service;
+    private readonly IImageDecoder _images;
     private readonly string _textModel;
     private readonly string _imageModel;
     private readonly SingleFlight<(string Text, Lane Lane), TextEmbedding> _inFlight = new();
     private readonly LeastRecentlyUsed<string, TextEmbedding> _remembered = new(CacheBytes);
 
-    public Embedder(InferenceService service, ITokenizer tokenizer, string textModel, string imageModel)
+    public Embedder(InferenceService service, ITokenizer tokenizer, IImageDecoder images, PreparationPool preparation, string textModel, string imageModel)
     {
-        (_service, Tokenizer, _textModel, _imageModel) = (service, tokenizer, textModel, imageModel);
+        (_service, Tokenizer, _images, Preparation, _textModel, _imageModel) = (service, tokenizer, images, preparation, textModel, imageModel);
         TextSpace = Space("text", service.Describe(textModel), "text_embedding");
         CrossSpace = Space("cross", service.Describe(imageModel), "embedding");
         service.AddCache(_remembered.Clear);
@@ -43,16 +44,23 @@ public sealed class Embedder
 
     public ITokenizer Tokenizer { get; }
 
+    /// <summary>Where decoding and parsing runs.</summary>
+    public PreparationPool Preparation { get; }
+
     public EmbeddingSpace TextSpace { get; }
 
     public EmbeddingSpace CrossSpace { get; }
 
-    /// <summary>Says whether an image would be refused, before it is decoded.</summary>
-    /// <exception cref="OverloadedException">It would.</exception>
-    public void AdmitImage(Lane lane)
+    /// <summary>Decodes an image file and embeds it; one that would be late is refused before it is decoded.</summary>
+    /// <exception cref="OverloadedException">It would be late.</exception>
+    /// <exception cref="InvalidDataException">Not an image, damaged, or too large.</exception>
+    public async Task<float[]> EmbedImageFileAsync(ReadOnlyMemory<byte> file, Lane lane, CancellationToken cancellation)
     {
         RequestTerms terms = RequestTerms.Current;
-        _service.Admit(_imageModel, terms.Lane ?? lane, 1, terms.Left(_service.Time), terms.Tenant);
+        lane = terms.Lane ?? lane;
+        _service.Admit(_imageModel, lane, 1, terms.Left(_service.Time), terms.Tenant);
+        PreparedImage prepared = await Preparation.RunAsync(() => _images.Prepare(file, thumbnail: false), lane, file.Length, cancellation).ConfigureAwait(false);
+        return await EmbedImageAsync(prepared.Pixels, lane, cancellation).ConfigureAwait(false);
     }
 
     /// <exception cref="OverloadedException">It would be late.</exception>

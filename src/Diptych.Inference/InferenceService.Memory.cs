@@ -190,7 +190,7 @@ public sealed partial class InferenceService
             try
             {
                 long after = Environment.WorkingSet;
-                await ProbeAsync(loaded, description, _costs[model.Index], cancellation).ConfigureAwait(false);
+                await ProbeAsync(loaded, description, _costs[model.Index], device.Device.Workers, cancellation).ConfigureAwait(false);
                 // What the process grew by, within what is plausible: others allocate meanwhile.
                 weightBytes = Math.Clamp(after - before, description.WeightBytes, 3 * description.WeightBytes);
                 workspaceBytes = Math.Clamp((Environment.WorkingSet - after) * device.Device.Workers, 0, 16 * Math.Max(description.WeightBytes, 1 << 20));
@@ -219,8 +219,11 @@ public sealed partial class InferenceService
         }
     }
 
-    /// <summary>Measures a model that was never measured on this machine: two sizes of item and batch are enough for a line.</summary>
-    private async Task ProbeAsync(ILoadedModel loaded, ModelDescription model, CostModel cost, CancellationToken cancellation)
+    /// <summary>
+    /// Measures a model that was never measured on this machine: a few sizes of item and batch are enough for a line. All workers run at
+    /// once, as they do under load: cores share caches, memory and, with hyper-threading, themselves.
+    /// </summary>
+    private async Task ProbeAsync(ILoadedModel loaded, ModelDescription model, CostModel cost, int workers, CancellationToken cancellation)
     {
         int longest = Math.Min(model.MaxUnits, 256);
         (int Items, int Units)[] sizes = model.Input == InputKind.Tokens
@@ -232,13 +235,18 @@ public sealed partial class InferenceService
             {
                 int[] offsets = [.. Enumerable.Range(0, items + 1).Select(i => i * (model.Input == InputKind.Tokens ? units : units * model.UnitBytes))];
                 var batch = model.Input == InputKind.Tokens ? new Batch(new int[offsets[^1]], [], offsets) : new Batch([], new byte[offsets[^1]], offsets);
-                double start = Now();
-                await loaded.ExecuteAsync(batch, cancellation).ConfigureAwait(false);
-                if (round > 0)
-                {
-                    // The first round warms up.
-                    cost.Observe(items * units, Math.Max(Now() - start, 1e-6));
-                }
+                bool warm = round > 0;
+                await Task.WhenAll(Enumerable.Range(0, workers).Select(_ => Task.Run(
+                    async () =>
+                    {
+                        double start = Now();
+                        await loaded.ExecuteAsync(batch, cancellation).ConfigureAwait(false);
+                        if (warm)
+                        {
+                            cost.Observe(items * units, Math.Max(Now() - start, 1e-6));
+                        }
+                    },
+                    cancellation))).ConfigureAwait(false);
             }
         }
     }

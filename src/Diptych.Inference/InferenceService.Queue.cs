@@ -55,7 +55,7 @@ public sealed partial class InferenceService
         LaneObjective objective = _options.Objectives[entry.Request.Lane];
         CostModel cost = _costs[model.Index];
         double solo = cost.Predict(entry.Units), load = Missing(model);
-        double limit = entry.Request.TimeLimit?.TotalSeconds ?? Limit(objective, solo) + load;
+        double limit = entry.Request.TimeLimit?.TotalSeconds ?? Admission.LimitSeconds(objective, solo) + load;
         double expiry = entry.Request.TimeLimit?.TotalSeconds ?? (objective.Expires ? Math.Max(objective.Expiry.TotalSeconds, 2 * limit) : double.PositiveInfinity);
         entry.Id = _nextId++;
         entry.Due = now + limit;
@@ -72,9 +72,6 @@ public sealed partial class InferenceService
         }
     }
 
-    /// <summary>What admission promises where the client sets no limit: the lane's target, or what the item needs in any case.</summary>
-    private static double Limit(LaneObjective objective, double solo) => Math.Max(objective.Target.TotalSeconds, 2 * solo);
-
     /// <summary>Seconds until a model that is not loaded can run.</summary>
     private static double Missing(HeldModel model) => model.Placements.Count > 0 ? 0 : Math.Max(model.LoadSeconds, 1);
 
@@ -85,14 +82,8 @@ public sealed partial class InferenceService
             return;
         }
         double solo = _costs[model.Index].Predict(units), load = Missing(model);
-        double limit = timeLimit?.TotalSeconds ?? Limit(_options.Objectives[lane], solo) + load;
-        double burst = _policy is DeadlinePolicy deadlines ? deadlines.Burst(lane) : 0;
-        double ahead = _work.Shares.Ahead(tenant, lane, burst);
-        if (lane == Lane.Generate)
-        {
-            ahead += _work.Shares.Ahead(tenant, Lane.Interactive, burst);
-        }
-        ahead = (ahead / _workerCount) + Running(now) + load;
+        double limit = timeLimit?.TotalSeconds ?? Admission.LimitSeconds(_options.Objectives[lane], solo) + load;
+        double ahead = Admission.AheadSeconds(_work, _policy, lane, tenant, _workerCount, Running(now)) + load;
         if (ahead + solo > limit)
         {
             double wait = Math.Max(ahead + solo - limit, 0.05);
@@ -167,7 +158,7 @@ public sealed partial class InferenceService
 
     private void Work(HeldDevice device, int worker)
     {
-        YieldToOthers();
+        ThreadNiceness.GiveWay();
         var decision = new Decision();
         var batch = new List<Entry>(SchedulingPolicy.MaxItems);
         while (true)
@@ -291,19 +282,6 @@ public sealed partial class InferenceService
         }
         return new Batch(tokens, pixels, offsets);
     }
-
-    /// <summary>Model passes give way to the threads that take requests in and refuse them (Linux: niceness is a thread's own).</summary>
-    private static void YieldToOthers()
-    {
-        if (OperatingSystem.IsLinux())
-        {
-            _ = SetPriority(0, 0, 5);
-        }
-    }
-
-    [System.Runtime.InteropServices.DllImport("libc", EntryPoint = "setpriority")]
-    [System.Runtime.InteropServices.DefaultDllImportSearchPaths(System.Runtime.InteropServices.DllImportSearchPath.SafeDirectories)]
-    private static extern int SetPriority(int which, int who, int priority);
 
     /// <summary>What one tenant has waiting in a lane, as a share of what it may, and what waits for room.</summary>
     private sealed class WaitingRoom

@@ -30,6 +30,9 @@ public sealed record InferenceOptions
 /// </summary>
 public sealed partial class InferenceService : IAsyncDisposable
 {
+    /// <summary>Batches after which what was learned is worth more than what was known at the start.</summary>
+    private const int MeasurementsWorthKeeping = 200;
+
     private readonly InferenceOptions _options;
     private readonly TimeProvider _time;
     private readonly object _gate = new();
@@ -214,6 +217,10 @@ public sealed partial class InferenceService : IAsyncDisposable
         }
         foreach (HeldModel model in _models)
         {
+            if (_costs[model.Index] is { Observed: > MeasurementsWorthKeeping } cost && !model.Removed)
+            {
+                _options.Profiles.Save(model.Backend.Description, _devices[0].Device.Name, new ModelProfile(cost.Profile, model.WeightBytes, model.WorkspaceBytes, model.LoadSeconds));
+            }
             await EvictAsync(model).ConfigureAwait(false);
         }
         _metrics.Dispose();

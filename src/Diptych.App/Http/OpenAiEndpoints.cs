@@ -16,6 +16,9 @@ internal static class OpenAiEndpoints
 
     private const int MaxInputs = 2048;
 
+    /// <summary>Inputs of one request that wait at a time.</summary>
+    private const int Window = 64;
+
     public static void Map(IEndpointRouteBuilder app)
     {
         RouteGroupBuilder group = app.MapGroup("/v1").WithTags("OpenAI").ProducesProblem(400).ProducesProblem(429);
@@ -58,21 +61,25 @@ internal static class OpenAiEndpoints
         // One item is somebody waiting; many are a job, which must not hold those up.
         Lane lane = inputs.Length == 1 ? Lane.Interactive : Lane.Bulk;
         int tokens = 0;
-        float[][] vectors = await Task.WhenAll(inputs.Select(async input =>
+        float[][] vectors = new float[inputs.Length][];
+        // A window of the inputs is on its way at a time, so that one huge request takes no more of the queue than others do.
+        var window = new ParallelOptions { MaxDegreeOfParallelism = Window, CancellationToken = cancellation };
+        await Parallel.ForAsync(0, inputs.Length, window, async (i, stop) =>
         {
-            if (Image(input) is { } image)
+            if (Image(inputs[i]) is { } image)
             {
                 if (text)
                 {
                     throw new InvalidRequestException($"{TextModel} embeds texts only; use {CrossModel} for images.");
                 }
-                return await product.Embedder.EmbedImageAsync(Prepare(product, image), lane, cancellation);
+                vectors[i] = await EmbedImageAsync(product, image, lane, stop);
+                return;
             }
-            string words = Words(input);
+            string words = Words(inputs[i]);
             Interlocked.Add(ref tokens, product.Embedder.Tokenizer.Encode(words).Length);
-            TextEmbedding embedding = await product.Embedder.EmbedTextAsync(words, lane, cancellation);
-            return text ? embedding.Text : embedding.Cross;
-        }));
+            TextEmbedding embedding = await product.Embedder.EmbedTextAsync(words, lane, stop);
+            vectors[i] = text ? embedding.Text : embedding.Cross;
+        });
         return new EmbeddingsResponse(
             "list",
             [.. vectors.Select((v, i) => new EmbeddingItem("embedding", i, Encode(Shorten(v, body.Dimensions ?? width), body.EncodingFormat)))],
@@ -80,11 +87,11 @@ internal static class OpenAiEndpoints
             new EmbeddingsUsage(tokens, tokens));
     }
 
-    private static byte[] Prepare(Product product, byte[] image)
+    private static async Task<float[]> EmbedImageAsync(Product product, byte[] image, Lane lane, CancellationToken cancellation)
     {
         try
         {
-            return product.Images.Prepare(image, thumbnail: false).Pixels;
+            return await product.Embedder.EmbedImageFileAsync(image, lane, cancellation);
         }
         catch (InvalidDataException error)
         {

@@ -197,7 +197,7 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         try
         {
-            return await Task.Run(() => work(stop.Token), stop.Token).WaitAsync(limit, time, cancellation).ConfigureAwait(false);
+            return await PreparationPool.OnOwnThread(() => work(stop.Token), stop.Token).WaitAsync(limit, time, cancellation).ConfigureAwait(false);
         }
         catch (TimeoutException error)
         {

@@ -19,13 +19,13 @@ public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Tex
 
     /// <exception cref="InvalidRequestException">A part is empty, an image cannot be decoded, or no weight is positive.</exception>
     /// <exception cref="NotFoundException">A part names a passage that is not in the collection.</exception>
-    public static async Task<QueryVectors> EmbedAsync(Query query, IDocumentStore store, Embedder embedder, IImageDecoder images, CancellationToken cancellation)
+    public static async Task<QueryVectors> EmbedAsync(Query query, IDocumentStore store, Embedder embedder, CancellationToken cancellation)
     {
         if (!query.Parts.Any(p => p.Weight > 0))
         {
             throw new InvalidRequestException("A query needs at least one part with a positive weight.");
         }
-        PartVectors[] parts = await Task.WhenAll(query.Parts.Select(p => EmbedAsync(p, query.Collection, store, embedder, images, cancellation))).ConfigureAwait(false);
+        PartVectors[] parts = await Task.WhenAll(query.Parts.Select(p => EmbedAsync(p, query.Collection, store, embedder, cancellation))).ConfigureAwait(false);
         return new QueryVectors(
             parts,
             Sum(parts.Where(p => p.Text is not null).Select(p => (p.Text!, p.Source.Weight))),
@@ -34,7 +34,7 @@ public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Tex
     }
 
     private static async Task<PartVectors> EmbedAsync(
-        QueryPart part, string collection, IDocumentStore store, Embedder embedder, IImageDecoder images, CancellationToken cancellation)
+        QueryPart part, string collection, IDocumentStore store, Embedder embedder, CancellationToken cancellation)
     {
         if ((part.Text is null ? 0 : 1) + (part.Image is null ? 0 : 1) + (part.PassageId is null ? 0 : 1) != 1)
         {
@@ -55,17 +55,14 @@ public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Tex
         }
         if (part.Image is not null)
         {
-            embedder.AdmitImage(Lane.Interactive);
-            byte[] pixels;
             try
             {
-                pixels = images.Prepare(part.Image, thumbnail: false).Pixels;
+                return new PartVectors(part, null, await embedder.EmbedImageFileAsync(part.Image, Lane.Interactive, cancellation).ConfigureAwait(false), true);
             }
             catch (InvalidDataException error)
             {
                 throw new InvalidRequestException($"The query's image cannot be used. {error.Message}");
             }
-            return new PartVectors(part, null, await embedder.EmbedImageAsync(pixels, Lane.Interactive, cancellation).ConfigureAwait(false), true);
         }
         long id = part.PassageId!.Value;
         if (!store.PassagesById([id]).TryGetValue(id, out Passage? passage) || store.Document(passage.DocumentId)?.Collection != collection)

@@ -11,7 +11,7 @@ namespace Diptych.Engine.Search;
 /// Finds passages. Each channel ranks texts and images apart; fusion makes one list of each modality; the two lists are merged by
 /// calibrated confidence, which never reorders a list within itself (see <see cref="Merge"/>).
 /// </summary>
-public sealed class Searcher(IDocumentStore store, Embedder embedder, IImageDecoder images)
+public sealed class Searcher(IDocumentStore store, Embedder embedder)
 {
     /// <summary>Candidates of each channel and modality, at least.</summary>
     private const int PoolDepth = 100;
@@ -32,7 +32,7 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder, IImageDeco
     {
         Check(query);
         store.Refresh();
-        QueryVectors vectors = await QueryVectors.EmbedAsync(query, store, embedder, images, cancellation).ConfigureAwait(false);
+        QueryVectors vectors = await QueryVectors.EmbedAsync(query, store, embedder, cancellation).ConfigureAwait(false);
         int depth = Math.Max(PoolDepth, (query.Offset + query.Limit) * (query.GroupByDocument ? 4 : 2));
         var words = new WordWeights(store, query.Collection, vectors.Words);
         var lists = new List<List<Ranked>>();

@@ -45,6 +45,9 @@ public sealed class CostModel
     /// <summary>True once something was measured here or before.</summary>
     public bool IsMeasured => _n > 0;
 
+    /// <summary>Measurements made in this process.</summary>
+    public int Observed { get; private set; }
+
     /// <returns>Seconds that nine of ten such batches do not exceed.</returns>
     public double Predict(int paddedUnits)
     {
@@ -64,6 +67,7 @@ public sealed class CostModel
         lock (_lock)
         {
             CostProfile p = _profile;
+            Observed++;
             double line = Math.Max(p.FixedSeconds + (p.PerUnitSeconds * paddedUnits), 1e-7);
             double ratio = seconds / line;
             bool known = _n > 3;

@@ -1,0 +1,210 @@
+using Diptych.Inference.Scheduling;
+
+namespace Diptych.Inference.Simulation;
+
+/// <summary>
+/// Runs a workload through the scheduler's own code under a virtual clock. Batches take what the measured profiles say, with their
+/// measured spread; everything else (queue, policy, admission, tenants) is what runs live.
+/// </summary>
+/// <param name="text">The text model's profile.</param>
+/// <param name="image">The image model's profile.</param>
+/// <param name="overheadSeconds">What a request takes outside the models: parsing, tokenising, writing the answer.</param>
+/// <param name="prepareImageSeconds">Seconds to decode and resize a picture, by the square of its longer side in pixels.</param>
+public sealed class Simulator(
+    CostProfile text, CostProfile image, IReadOnlyDictionary<Lane, LaneObjective> objectives, double overheadSeconds = 0.001, double prepareImageSeconds = 6e-9)
+{
+    private const int TextModel = 0, ImageModel = 1;
+
+    /// <param name="workers">Batches at a time over all devices.</param>
+    /// <returns>One result a lane that the workload has.</returns>
+    public IReadOnlyList<LaneResult> Run(
+        Workload workload, int workers, Func<IReadOnlyList<CostModel>, IReadOnlyDictionary<Lane, LaneObjective>, SchedulingPolicy> makePolicy, int seed)
+    {
+        CostModel[] costs = [new CostModel(text), new CostModel(image)];
+        var session = new Session(this, workload, workers, costs, makePolicy(costs, objectives), new Random(seed));
+        session.ToEnd();
+        return session.Results();
+    }
+
+    private sealed class Session(Simulator simulator, Workload workload, int workers, CostModel[] costs, SchedulingPolicy policy, Random random)
+    {
+        private readonly WaitingWork _work = new();
+        private readonly Decision _decision = new();
+        private readonly bool[] _runnable = [true, true];
+        private readonly PriorityQueue<(int Kind, int Index), double> _events = new();
+        private readonly double[] _endsAt = new double[workers];
+        private readonly List<WorkItem>?[] _running = new List<WorkItem>?[workers];
+        private readonly Stack<int> _idle = new(Enumerable.Range(0, workers).Reverse());
+        private readonly State[] _states = new State[workload.Arrivals.Count];
+        private readonly List<int> _requestOf = [];
+        private double _wakeAt = double.PositiveInfinity;
+        private int _preparing;
+
+        private const int Arrives = 0, Ready = 1, Ends = 2, Wakes = 3;
+
+        public void ToEnd()
+        {
+            for (int i = 0; i < workload.Arrivals.Count; i++)
+            {
+                _events.Enqueue((Arrives, i), workload.Arrivals[i].Seconds);
+            }
+            while (_events.TryDequeue(out var e, out double now))
+            {
+                switch (e.Kind)
+                {
+                    case Arrives:
+                        Arrive(e.Index, now);
+                        break;
+                    case Ready:
+                        Enqueue(e.Index, now);
+                        break;
+                    case Ends:
+                        End(e.Index, now);
+                        break;
+                    default:
+                        _wakeAt = double.PositiveInfinity;
+                        break;
+                }
+                Dispatch(now);
+            }
+        }
+
+        public IReadOnlyList<LaneResult> Results() =>
+        [
+            .. Enumerable.Range(0, _states.Length).GroupBy(i => workload.Arrivals[i].Lane).OrderBy(g => g.Key).Select(g => LaneResult.Of(
+                g.Key, workload.Seconds,
+                [.. g.Select(i => (!_states[i].Refused && _states[i].Left == 0, _states[i].Refused, _states[i].EndedAt - workload.Arrivals[i].Seconds))],
+                simulator.Target(g.Key))),
+        ];
+
+        private void Arrive(int index, double now)
+        {
+            Arrival arrival = workload.Arrivals[index];
+            _states[index] = new State { Left = arrival.Units.Count };
+            double prepare = simulator.Overhead + (arrival.Kind == WorkKind.Picture ? arrival.Units.Sum(u => simulator.PrepareImage * u * u) : 0);
+            if (arrival.Lane != Lane.Bulk && policy.RefusesLateWork && Late(arrival, now, prepare))
+            {
+                _states[index].Refused = true;
+                return;
+            }
+            _preparing++;
+            _events.Enqueue((Ready, index), now + prepare);
+        }
+
+        private bool Late(Arrival arrival, double now, double prepare)
+        {
+            int model = arrival.Kind == WorkKind.Picture ? ImageModel : TextModel;
+            double solo = arrival.Units.Sum(u => costs[model].Predict(model == TextModel ? u : 1));
+            double busy = _idle.Count > 0 ? 0 : Math.Max(0, _endsAt.Min() - now);
+            double ahead = Admission.AheadSeconds(_work, policy, arrival.Lane, _work.Shares.IndexOf(arrival.Tenant), workers, busy);
+            return ahead + solo + prepare > Admission.LimitSeconds(simulator.Objective(arrival.Lane), solo);
+        }
+
+        private void Enqueue(int index, double now)
+        {
+            _preparing--;
+            Arrival arrival = workload.Arrivals[index];
+            LaneObjective objective = simulator.Objective(arrival.Lane);
+            int model = arrival.Kind == WorkKind.Picture ? ImageModel : TextModel;
+            foreach (int size in arrival.Units)
+            {
+                int units = model == TextModel ? size : 1;
+                double solo = costs[model].Predict(units), limit = Admission.LimitSeconds(objective, solo);
+                double expiry = objective.Expires ? Math.Max(objective.Expiry.TotalSeconds, 2 * limit) : double.PositiveInfinity;
+                _requestOf.Add(index);
+                _work.Add(new WorkItem(
+                    _requestOf.Count - 1, model, arrival.Lane, _work.Shares.IndexOf(arrival.Tenant), units, now, arrival.Seconds + limit, arrival.Seconds + expiry, solo, costs[model].PredictShare(units)));
+            }
+        }
+
+        private void Dispatch(double now)
+        {
+            while (_idle.Count > 0 && _work.Count > 0)
+            {
+                policy.Step(_work, now, new DeviceView(_runnable, _idle.Count), _decision);
+                foreach (WorkItem item in _decision.Expired)
+                {
+                    _states[_requestOf[(int)item.Id]].Refused = true;
+                }
+                if (_decision.Batch.Count == 0)
+                {
+                    if (_decision.WakeAt < _wakeAt)
+                    {
+                        _wakeAt = _decision.WakeAt;
+                        _events.Enqueue((Wakes, 0), Math.Max(now, _wakeAt));
+                    }
+                    return;
+                }
+                int worker = _idle.Pop(), model = _decision.Batch[0].Model;
+                // Preparing takes cores that batches run on, where the models have no accelerator of their own.
+                double crowd = Math.Max(1, (workers - _idle.Count + _preparing) / (double)workers);
+                double seconds = simulator.Time(model, _decision.PaddedUnits, random) * crowd;
+                costs[model].Observe(_decision.PaddedUnits, seconds);
+                _running[worker] = [.. _decision.Batch];
+                _endsAt[worker] = now + _decision.PredictedSeconds;
+                _events.Enqueue((Ends, worker), now + seconds);
+            }
+        }
+
+        private void End(int worker, double now)
+        {
+            foreach (WorkItem item in _running[worker]!)
+            {
+                ref State state = ref _states[_requestOf[(int)item.Id]];
+                state.Left--;
+                state.EndedAt = now;
+            }
+            _running[worker] = null;
+            _idle.Push(worker);
+        }
+
+        private struct State
+        {
+            public int Left;
+            public bool Refused;
+            public double EndedAt;
+        }
+    }
+
+    private double Overhead => overheadSeconds;
+
+    private double PrepareImage => prepareImageSeconds;
+
+    private LaneObjective Objective(Lane lane) => objectives[lane];
+
+    private double Target(Lane lane) => objectives[lane].Target.TotalSeconds;
+
+    /// <summary>The line, with a log-normal spread whose 90th percentile is the profile's.</summary>
+    private double Time(int model, int units, Random random)
+    {
+        CostProfile p = model == TextModel ? text : image;
+        double normal = Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble());
+        return (p.FixedSeconds + (p.PerUnitSeconds * units)) * Math.Exp(normal * Math.Log(p.High) / 1.2816);
+    }
+}
+
+/// <summary>Finds the highest rate at which a lane still attains its objective.</summary>
+public static class HighestRate
+{
+    /// <summary>Doubles the rate until no lane attains any more, then halves the gap; each lane keeps its best.</summary>
+    /// <param name="run">Results at a rate factor.</param>
+    /// <returns>The highest rate factor at which every lane attained, and by lane the highest rate in requests a second; 0 for none.</returns>
+    public static async Task<(double Factor, IReadOnlyDictionary<Lane, double> Rates)> FindAsync(
+        Func<double, Task<IReadOnlyList<LaneResult>>> run, double start, int steps, double share = 0.99)
+    {
+        var best = new Dictionary<Lane, double>();
+        double low = 0, high = double.PositiveInfinity, rate = start;
+        for (int step = 0; step < steps; step++)
+        {
+            IReadOnlyList<LaneResult> results = await run(rate).ConfigureAwait(false);
+            foreach (LaneResult result in results)
+            {
+                best[result.Lane] = Math.Max(best.GetValueOrDefault(result.Lane), result.Attainment >= share ? result.Rate : 0);
+            }
+            bool all = results.All(r => r.Attainment >= share);
+            (low, high) = all ? (rate, high) : (low, rate);
+            rate = double.IsPositiveInfinity(high) ? 2 * rate : (low + high) / 2;
+        }
+        return (low, best);
+    }
+}
