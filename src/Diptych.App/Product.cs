@@ -1,4 +1,5 @@
 using System.ClientModel;
+using System.ClientModel.Primitives;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
 using Diptych.Engine.Ingestion;
@@ -7,6 +8,7 @@ using Diptych.Index;
 using Diptych.Index.Postgres;
 using Diptych.Index.Sqlite;
 using Diptych.Inference;
+using Diptych.Runtimes.Remote;
 using Microsoft.Extensions.AI;
 using OpenAI;
 using OpenAI.Chat;
@@ -18,7 +20,7 @@ public sealed class Product : IAsyncDisposable
 {
     private readonly InferenceService _inference;
 
-    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IDocumentStore store, TimeProvider time, LlmOptions llm)
+    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IDocumentStore store, TimeProvider time, LlmOptions llm, TimeSpan target)
     {
         _inference = inference;
         Embedder = embedder;
@@ -26,7 +28,7 @@ public sealed class Product : IAsyncDisposable
         Ingestor = new Ingestor(store, embedder, images, time);
         Searcher = new Searcher(store, embedder);
         Evaluator = new Evaluator(Ingestor, Searcher);
-        Answerer = new Answerer(Searcher, store, embedder, ChatClient(llm), llm.Images);
+        Answerer = new Answerer(Searcher, store, embedder, ChatClient(llm, time, target), llm.Images);
     }
 
     public InferenceService Inference => _inference;
@@ -60,7 +62,7 @@ public sealed class Product : IAsyncDisposable
                     : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time),
                 cancellation);
             await load;
-            return new Product(inference, embedder, images, store, time, options.Llm);
+            return new Product(inference, embedder, images, store, time, options.Llm, options.Objectives()[Lane.Generate].Target);
         }
         catch
         {
@@ -79,10 +81,20 @@ public sealed class Product : IAsyncDisposable
         Store.Dispose();
     }
 
-    private static IChatClient? ChatClient(LlmOptions llm) => llm.Endpoint is null
-        ? null
-        : new ChatClient(
-            llm.Model,
-            new ApiKeyCredential(llm.ApiKey is { Length: > 0 } key ? key : "none"),
-            new OpenAIClientOptions { Endpoint = new Uri(llm.Endpoint), NetworkTimeout = TimeSpan.FromSeconds(llm.TimeoutSeconds) }).AsIChatClient();
+    private static IChatClient? ChatClient(LlmOptions llm, TimeProvider time, TimeSpan target)
+    {
+        if (llm.Endpoint is null)
+        {
+            return null;
+        }
+        var options = new OpenAIClientOptions
+        {
+            Endpoint = new Uri(llm.Endpoint),
+            NetworkTimeout = TimeSpan.FromSeconds(llm.TimeoutSeconds),
+            // Tried again by the lane, which knows whether anything was shown.
+            RetryPolicy = new ClientRetryPolicy(0),
+        };
+        IChatClient remote = new ChatClient(llm.Model, new ApiKeyCredential(llm.ApiKey is { Length: > 0 } key ? key : "none"), options).AsIChatClient();
+        return new RemoteChat(remote, $"{llm.Model} at {llm.Endpoint}", time, target);
+    }
 }

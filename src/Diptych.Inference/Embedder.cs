@@ -39,7 +39,7 @@ public sealed class Embedder
         (_service, Tokenizer, _images, Preparation, _textModel, _imageModel) = (service, tokenizer, images, preparation, textModel, imageModel);
         TextSpace = Space("text", service.Describe(textModel), "text_embedding");
         CrossSpace = Space("cross", service.Describe(imageModel), "embedding");
-        service.AddCache(_remembered.Clear);
+        service.AddCache("embeddings", CacheBytes, _remembered.Clear);
     }
 
     public ITokenizer Tokenizer { get; }

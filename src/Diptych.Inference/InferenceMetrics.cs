@@ -8,6 +8,7 @@ namespace Diptych.Inference;
 internal sealed class InferenceMetrics : IDisposable
 {
     public const string Name = "Diptych.Inference";
+    public static readonly System.Diagnostics.ActivitySource Source = new(Name);
     private static readonly string[] LaneNames = ["interactive", "generate", "bulk"];
     private readonly Meter _meter = new(Name);
     private readonly Counter<long> _requests;
@@ -82,7 +83,7 @@ internal sealed class InferenceMetrics : IDisposable
             return new LaneSnapshot(
                 lane, targetMs, waiting, c.Offered, c.Of(Outcome.Attained) + c.Of(Outcome.Late), c.Of(Outcome.Refused), c.Of(Outcome.Expired), c.Of(Outcome.Cancelled),
                 c.Of(Outcome.Failed), c.Of(Outcome.Attained), 1000 * both.Quantile(0.5), 1000 * both.Quantile(0.99), 1000 * c.Waited / Math.Max(1, c.Ran),
-                c.Items / Math.Max(1.0, c.Batches), 1 - (c.Units / Math.Max(1.0, c.Padded)));
+                c.Items / Math.Max(1.0, c.Batches), c.Padded == 0 ? 0 : 1 - (c.Units / (double)c.Padded));
         }
     }
 

@@ -112,9 +112,13 @@ public sealed partial class InferenceService : IAsyncDisposable
         }
     }
 
-    /// <summary>What is called when memory runs short: it gives back what can be made again.</summary>
-    public void AddCache(Action drop)
+    /// <summary>Enters a cache into the first device's ledger with the most that it may hold.</summary>
+    /// <param name="drop">Called when memory runs short: it gives back what can be made again.</param>
+    /// <exception cref="InvalidRequestException">The budget has no room for it.</exception>
+    public void AddCache(string name, long maxBytes, Action drop)
     {
+        _ = _devices[0].Ledger.TryReserve(MemoryKind.Caches, name, maxBytes)
+            ?? throw new InvalidRequestException($"The budget of {_devices[0].Device.Name} has no room for {name} ({maxBytes >> 20} MiB).");
         lock (_gate)
         {
             _caches.Add(drop);
@@ -157,6 +161,8 @@ public sealed partial class InferenceService : IAsyncDisposable
         }
         cancellation.ThrowIfCancellationRequested();
         _metrics.Offered(request.Lane);
+        using System.Diagnostics.Activity? activity = InferenceMetrics.Source.StartActivity("inference");
+        activity?.SetTag("diptych.model", request.Model).SetTag("diptych.lane", request.Lane.ToString()).SetTag("diptych.units", units);
         var entry = new Entry(request, units);
         try
         {

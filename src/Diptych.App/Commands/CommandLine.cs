@@ -52,6 +52,7 @@ internal static class CommandLine
         root.Subcommands.Add(ModelsCommand.Build());
         root.Subcommands.Add(EvalCommand.Build());
         root.Subcommands.Add(BenchCommand.Build());
+        root.Subcommands.Add(TopCommand.Build());
         root.Subcommands.Add(DoctorCommand.Build());
         root.Subcommands.Add(CompletionCommand.Build());
         return root;

@@ -24,6 +24,7 @@ internal static class Server
         builder.Services.AddSingleton(new UrlSource(options.AllowPrivateUrls, (long)options.MaxUploadMb << 20));
         builder.Services.Configure<RouteHandlerOptions>(r => r.ThrowOnBadRequest = true);
         builder.Services.AddProblemDetails();
+        Telemetry.Add(builder);
         builder.Services.AddExceptionHandler<Problems>();
         builder.Services.AddOpenApi(o => o.AddDocumentTransformer((document, _, _) =>
         {
@@ -55,6 +56,8 @@ internal static class Server
         app.MapGet("/readyz", (Product p) => TypedResults.Text($"ready, sequence {p.Store.Sequence}")).ExcludeFromDescription();
         Endpoints.Map(app);
         OpenAiEndpoints.Map(app);
+        InferenceEndpoints.Map(app);
+        Telemetry.Map(app);
         Web.Page.Map(app);
         return app;
     }

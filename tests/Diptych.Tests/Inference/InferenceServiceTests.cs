@@ -171,7 +171,7 @@ public sealed class InferenceServiceTests
         backend.Gate = gate.Task;
         await using var service = new InferenceService([backend, idle], TimeProvider.System, new InferenceOptions { Devices = [new Device("cpu", 100, 1)], Profiles = Profiles(10, backend, idle) });
         await service.LoadAsync(None);
-        service.AddCache(() => dropped++);
+        service.AddCache("c", 10, () => dropped++);
         var first = service.RunAsync(Text("echo", Lane.Bulk, [1]), None);
         await backend.Started.Task;
         Task<IReadOnlyDictionary<string, float[]>>[] items = [.. Enumerable.Range(2, rung == "half" ? 2 : 1).Select(i => service.RunAsync(Text("echo", Lane.Bulk, [i]), None))];

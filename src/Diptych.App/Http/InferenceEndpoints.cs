@@ -1,0 +1,105 @@
+using System.ComponentModel;
+using System.Numerics.Tensors;
+using System.Text.Json;
+using Diptych.Core;
+using Diptych.Inference;
+
+namespace Diptych.App.Http;
+
+/// <summary>Reranking, and what operators see and do of the inference service.</summary>
+internal static class InferenceEndpoints
+{
+    private const int MaxDocuments = 1000;
+
+    public static void Map(IEndpointRouteBuilder app)
+    {
+        RouteGroupBuilder group = app.MapGroup("/v1").WithTags("Inference").ProducesProblem(400).ProducesProblem(404).ProducesProblem(429);
+        group.MapPost("/rerank", RerankAsync).WithSummary("Orders documents by how well they answer a query (the dialect of Cohere and Jina)").Produces<RerankResponse>();
+        group.MapGet("/inference", (Product product) => product.Inference.Snapshot()).WithSummary("Lanes, models and memory as they are now");
+        group.MapPost("/models/{model}/load", async (string model, Product product, CancellationToken cancellation) =>
+        {
+            await product.Inference.LoadAsync(Tower(model, product), cancellation);
+            return Of(model, product);
+        }).WithSummary("Loads a model now");
+        group.MapPost("/models/{model}/unload", async (string model, Product product) =>
+        {
+            await product.Inference.UnloadAsync(Tower(model, product));
+            return Of(model, product);
+        }).WithSummary("Takes a model out of memory once its batches have ended; it comes back when it is asked for");
+        group.MapPost("/models/{model}/pin", (string model, Product product) => Pin(model, product, true)).WithSummary("Keeps a model loaded whatever else needs room");
+        group.MapPost("/models/{model}/unpin", (string model, Product product) => Pin(model, product, false)).WithSummary("Lets a model leave again");
+    }
+
+    private static ModelSnapshot Pin(string model, Product product, bool pinned)
+    {
+        product.Inference.Pin(Tower(model, product), pinned);
+        return Of(model, product);
+    }
+
+    private static ModelSnapshot Of(string model, Product product) => product.Inference.Snapshot().Models.Single(m => m.Name == Tower(model, product));
+
+    /// <summary>The shared space is an output of both towers; its id stands for the image tower.</summary>
+    private static string Tower(string model, Product product) => model == OpenAiEndpoints.CrossModel ? product.Embedder.CrossSpace.Model : model;
+
+    private static async Task<RerankResponse> RerankAsync(RerankRequest body, Product product, CancellationToken cancellation)
+    {
+        if (body.Model is not null && body.Model != OpenAiEndpoints.TextModel)
+        {
+            throw new NotFoundException($"There is no reranker '{body.Model}'. Use {OpenAiEndpoints.TextModel}, or leave 'model' out.");
+        }
+        if (string.IsNullOrWhiteSpace(body.Query) || body.Documents.Count is 0 or > MaxDocuments || body.TopN is < 1)
+        {
+            throw new InvalidRequestException($"query is not empty, documents has 1 to {MaxDocuments} items, and top_n is at least 1.");
+        }
+        string[] texts = [.. body.Documents.Select(Text)];
+        // A whole list is one step of a search that somebody waits for.
+        TextEmbedding query = await product.Embedder.EmbedTextAsync(body.Query, Lane.Generate, cancellation);
+        double[] scores = new double[texts.Length];
+        await Parallel.ForAsync(0, texts.Length, new ParallelOptions { MaxDegreeOfParallelism = 64, CancellationToken = cancellation }, async (i, stop) =>
+        {
+            TextEmbedding document = await product.Embedder.EmbedTextAsync(texts[i], Lane.Generate, stop);
+            scores[i] = TensorPrimitives.Dot(query.Text, document.Text);
+        });
+        RerankItem[] ranked =
+        [
+            .. scores.Select((s, i) => (Score: s, Index: i)).OrderByDescending(s => s.Score).ThenBy(s => s.Index).Take(body.TopN ?? texts.Length)
+                .Select(s => new RerankItem(s.Index, Math.Round(s.Score, 6), body.ReturnDocuments ? new RerankDocument(texts[s.Index]) : null)),
+        ];
+        int tokens = texts.Append(body.Query).Sum(t => product.Embedder.Tokenizer.Encode(t).Length);
+        return new RerankResponse(Guid.NewGuid().ToString(), OpenAiEndpoints.TextModel, ranked, new EmbeddingsUsage(tokens, tokens));
+    }
+
+    private static string Text(JsonElement document)
+    {
+        string? text = document.ValueKind == JsonValueKind.String ? document.GetString()
+            : document.ValueKind == JsonValueKind.Object && document.TryGetProperty("text", out JsonElement inner) && inner.ValueKind == JsonValueKind.String ? inner.GetString()
+            : null;
+        return string.IsNullOrWhiteSpace(text) ? throw new InvalidRequestException("Each document is a string, or {\"text\": …}, and not empty.") : text;
+    }
+}
+
+/// <summary>The body of POST /v1/rerank.</summary>
+[System.Text.Json.Serialization.JsonUnmappedMemberHandling(System.Text.Json.Serialization.JsonUnmappedMemberHandling.Skip)]
+public sealed record RerankRequest
+{
+    public string? Model { get; init; }
+
+    public required string Query { get; init; }
+
+    [Description("Strings, or objects with text.")]
+    public required IReadOnlyList<JsonElement> Documents { get; init; }
+
+    [Description("How many to return; all where it is left out.")]
+    public int? TopN { get; init; }
+
+    public bool ReturnDocuments { get; init; }
+}
+
+/// <summary>The answer to POST /v1/rerank.</summary>
+public sealed record RerankResponse(string Id, string Model, IReadOnlyList<RerankItem> Results, EmbeddingsUsage Usage);
+
+/// <summary>A document's place: its index in the request, and its score, higher for better.</summary>
+public sealed record RerankItem(int Index, double RelevanceScore, RerankDocument? Document);
+
+/// <summary>A document given back.</summary>
+public sealed record RerankDocument(string Text);
