@@ -100,17 +100,3 @@ public sealed class Embedder
     private static EmbeddingSpace Space(string name, ModelDescription model, string output) =>
         new(name, model.Outputs[output], model.Name, model.Revision);
 }
-
-/// <summary>What one decode of an image gives to everything that needs pixels.</summary>
-/// <param name="Pixels">RGB bytes as the image tower takes them.</param>
-/// <param name="Thumbnail">A JPEG: of at most 320 pixels a side, or the file itself where that is a small JPEG.</param>
-/// <param name="WidthPx">Size after the EXIF orientation was applied.</param>
-public sealed record PreparedImage(byte[] Pixels, byte[] Thumbnail, int WidthPx, int HeightPx);
-
-/// <summary>Decodes an image file; implemented over a native codec, faked in tests.</summary>
-public interface IImageDecoder
-{
-    /// <param name="thumbnail">False skips the thumbnail, which a query has no use for.</param>
-    /// <exception cref="InvalidDataException">Not an image, damaged, or larger than the pixel limit; the message says which.</exception>
-    PreparedImage Prepare(ReadOnlyMemory<byte> file, bool thumbnail = true);
-}

@@ -30,6 +30,7 @@ public interface ILoadedModel : IAsyncDisposable
 /// <param name="MaxUnits">Longest item: tokens for a text model, tiles for an image model.</param>
 /// <param name="WeightBytes">Size of the weights as they are stored.</param>
 /// <param name="UnitBytes">Bytes of one unit of pixels; 0 for a text model.</param>
+/// <param name="ProbeWidth">For a model that takes pictures of any size: the width, in pixels, of one with so many units.</param>
 public sealed record ModelDescription(
     string Name,
     string Revision,
@@ -37,7 +38,8 @@ public sealed record ModelDescription(
     IReadOnlyDictionary<string, int> Outputs,
     int MaxUnits,
     long WeightBytes,
-    int UnitBytes = 0);
+    int UnitBytes = 0,
+    Func<int, int>? ProbeWidth = null);
 
 /// <summary>What a model reads.</summary>
 public enum InputKind
@@ -49,13 +51,27 @@ public enum InputKind
 /// <summary>Items of one model, laid end to end: item i is [Offsets[i], Offsets[i + 1]) of the array that its kind fills.</summary>
 /// <param name="Tokens">Token ids of all items; empty for an image model.</param>
 /// <param name="Pixels">RGB bytes, height x width x 3 per item; empty for a text model.</param>
-public sealed record Batch(int[] Tokens, byte[] Pixels, int[] Offsets)
+/// <param name="Widths">[n]: each picture's width in pixels, for models that take any size; null for those that take one.</param>
+public sealed record Batch(int[] Tokens, byte[] Pixels, int[] Offsets, int[]? Widths = null)
 {
     public int Count => Offsets.Length - 1;
 }
 
-/// <summary>Rows by output name: row i of an output of width w is [i * w, (i + 1) * w).</summary>
-public sealed record BatchOutput(IReadOnlyDictionary<string, float[]> Rows);
+/// <summary>Rows by output name, one for each item in the batch's order.</summary>
+public sealed record BatchOutput(IReadOnlyDictionary<string, float[][]> Rows)
+{
+    /// <summary>Cuts an output [n, width] into its rows.</summary>
+    public static float[][] Cut(ReadOnlySpan<float> values, int count)
+    {
+        int width = values.Length / count;
+        float[][] rows = new float[count][];
+        for (int i = 0; i < count; i++)
+        {
+            rows[i] = values.Slice(i * width, width).ToArray();
+        }
+        return rows;
+    }
+}
 
 /// <summary>Something that runs models: memory of its own, and so many batches at a time.</summary>
 /// <param name="Name">"cpu", "cuda:0".</param>

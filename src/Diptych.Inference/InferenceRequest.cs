@@ -3,7 +3,8 @@ namespace Diptych.Inference;
 /// <summary>An item to run: token ids for a text model, or RGB bytes for an image model.</summary>
 /// <param name="TimeLimit">From submission to result, set by the client: later is useless to it. Null takes the lane's target, and its expiry.</param>
 /// <param name="Tenant">Who asks; tenants share a lane fairly.</param>
-public sealed record InferenceRequest(string Model, Lane Lane, int[] Tokens, byte[] Pixels, TimeSpan? TimeLimit = null, string Tenant = "")
+/// <param name="Width">The picture's width in pixels, for a model that takes any size.</param>
+public sealed record InferenceRequest(string Model, Lane Lane, int[] Tokens, byte[] Pixels, TimeSpan? TimeLimit = null, string Tenant = "", int Width = 0)
 {
     /// <summary>Tokens, or tiles of an image model.</summary>
     public int UnitsOf(ModelDescription model) =>

@@ -228,13 +228,14 @@ public sealed partial class InferenceService
         int longest = Math.Min(model.MaxUnits, 256);
         (int Items, int Units)[] sizes = model.Input == InputKind.Tokens
             ? [(1, Math.Min(8, longest)), (1, Math.Max(1, longest / 4)), (8, Math.Min(8, longest)), (4, Math.Max(1, longest / 4)), (1, longest)]
-            : [(1, 1), (2, 1), (4, 1)];
+            : model.ProbeWidth is null ? [(1, 1), (2, 1), (4, 1)] : [(1, Math.Max(1, model.MaxUnits / 64)), (1, Math.Max(1, model.MaxUnits / 16)), (1, Math.Max(1, model.MaxUnits * 9 / 64))];
         for (int round = 0; round < 3; round++)
         {
             foreach (var (items, units) in sizes)
             {
                 int[] offsets = [.. Enumerable.Range(0, items + 1).Select(i => i * (model.Input == InputKind.Tokens ? units : units * model.UnitBytes))];
-                var batch = model.Input == InputKind.Tokens ? new Batch(new int[offsets[^1]], [], offsets) : new Batch([], new byte[offsets[^1]], offsets);
+                int[]? widths = model.ProbeWidth is { } width ? [.. Enumerable.Repeat(width(units), items)] : null;
+                var batch = model.Input == InputKind.Tokens ? new Batch(new int[offsets[^1]], [], offsets) : new Batch([], new byte[offsets[^1]], offsets, widths);
                 bool warm = round > 0;
                 await Task.WhenAll(Enumerable.Range(0, workers).Select(_ => Task.Run(
                     async () =>
@@ -389,5 +390,5 @@ public sealed partial class InferenceService
     }
 
     private static BatchOutput Join(BatchOutput first, BatchOutput second) =>
-        new(first.Rows.ToDictionary(r => r.Key, r => (float[])[.. r.Value, .. second.Rows[r.Key]]));
+        new(first.Rows.ToDictionary(r => r.Key, r => (float[][])[.. r.Value, .. second.Rows[r.Key]]));
 }

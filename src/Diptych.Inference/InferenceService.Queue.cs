@@ -242,10 +242,9 @@ public sealed partial class InferenceService
             for (int i = 0; i < entries.Count; i++)
             {
                 var rows = new Dictionary<string, float[]>(output.Rows.Count);
-                foreach (var (name, values) in output.Rows)
+                foreach (var (name, of) in output.Rows)
                 {
-                    int width = values.Length / entries.Count;
-                    rows.Add(name, values.AsSpan(i * width, width).ToArray());
+                    rows.Add(name, of[i]);
                 }
                 if (entries[i].Result.TrySetResult(rows))
                 {
@@ -280,7 +279,8 @@ public sealed partial class InferenceService
             entries[i].Request.Tokens.CopyTo(tokens, kind == InputKind.Tokens ? offsets[i] : 0);
             entries[i].Request.Pixels.CopyTo(pixels, kind == InputKind.Pixels ? offsets[i] : 0);
         }
-        return new Batch(tokens, pixels, offsets);
+        int[]? widths = entries[0].Request.Width > 0 ? [.. entries.Select(e => e.Request.Width)] : null;
+        return new Batch(tokens, pixels, offsets, widths);
     }
 
     /// <summary>What one tenant has waiting in a lane, as a share of what it may, and what waits for room.</summary>

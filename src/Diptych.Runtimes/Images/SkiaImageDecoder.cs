@@ -26,19 +26,19 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
     /// <summary>Shorter side, in pixels, from which a photo is decoded at the smallest scale that serves.</summary>
     private const int LargePhoto = 2000;
 
-    public PreparedImage Prepare(ReadOnlyMemory<byte> file, bool thumbnail = true)
+    public PreparedImage Prepare(ReadOnlyMemory<byte> file, bool thumbnail = true, int fullSide = 0)
     {
-        using Decoded image = IsTiff(file.Span) ? DecodeTiff(file) : DecodeSkia(file);
+        using Decoded image = IsTiff(file.Span) ? DecodeTiff(file) : DecodeSkia(file, fullSide);
         byte[] pixels = Bicubic.Resize(image.Bitmap, ModelSide, ModelSide);
         // A file that is small already is its own thumbnail: encoding it anew would cost more than a tenth of its ingestion.
         bool small = file.Length <= SmallFileBytes && file.Span.StartsWith(JpegStart);
         byte[] shown = !thumbnail ? [] : small ? file.ToArray() : Thumbnail(image.Bitmap);
-        return new PreparedImage(pixels, shown, image.WidthPx, image.HeightPx);
+        return new PreparedImage(pixels, shown, image.WidthPx, image.HeightPx, fullSide > 0 ? Full(image.Bitmap, fullSide) : null);
     }
 
     private static bool IsTiff(ReadOnlySpan<byte> file) => file.StartsWith("II*\0"u8) || file.StartsWith("MM\0*"u8);
 
-    private Decoded DecodeSkia(ReadOnlyMemory<byte> file)
+    private Decoded DecodeSkia(ReadOnlyMemory<byte> file, int fullSide)
     {
         using SKData data = SKData.CreateCopy(file.Span);
         using SKCodec codec = SKCodec.Create(data) ?? throw new InvalidDataException("Not an image that can be decoded, or damaged in its header.");
@@ -49,7 +49,7 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
         {
             // A scaled DCT blurs a little otherwise than the bicubic filter does. Three times the model's side leaves the filter the last
             // word; of a large photo an eighth is the mean of 8 x 8 pixels, and what is left to filter is enough at 1.6 times.
-            float scale = (shorter >= LargePhoto ? 1.6f : 3f) * ModelSide / shorter;
+            float scale = Math.Max((shorter >= LargePhoto ? 1.6f : 3f) * ModelSide / shorter, (float)fullSide / Math.Max(size.Width, size.Height));
             for (int eighths = 1; eighths < 8; eighths++)
             {
                 if (eighths / 8f >= scale)
@@ -168,6 +168,27 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
         }
         source.Dispose();
         return target;
+    }
+
+    private static RgbImage Full(SKBitmap bitmap, int side)
+    {
+        float scale = Math.Min(1f, (float)side / Math.Max(bitmap.Width, bitmap.Height));
+        int width = Math.Max(1, (int)(bitmap.Width * scale)), height = Math.Max(1, (int)(bitmap.Height * scale));
+        if (scale < 1)
+        {
+            return new RgbImage(Bicubic.Resize(bitmap, width, height), width, height);
+        }
+        byte[] rgb = new byte[width * height * 3];
+        ReadOnlySpan<byte> rgba = bitmap.GetPixelSpan();
+        for (int y = 0, to = 0; y < height; y++)
+        {
+            ReadOnlySpan<byte> line = rgba.Slice(y * bitmap.RowBytes, width * 4);
+            for (int x = 0; x < line.Length; x += 4, to += 3)
+            {
+                (rgb[to], rgb[to + 1], rgb[to + 2]) = (line[x], line[x + 1], line[x + 2]);
+            }
+        }
+        return new RgbImage(rgb, width, height);
     }
 
     private static byte[] Thumbnail(SKBitmap bitmap)

@@ -36,10 +36,10 @@ public sealed class OnnxBackend : IModelBackend
             using DisposableList<OrtValue> inputs = scaling is null ? TokenInputs(batch) : PixelInputs(batch, scaling);
             string[] names = scaling is null ? ["input_ids", "attention_mask"] : ["pixels"];
             using IDisposableReadOnlyCollection<OrtValue> outputs = OnnxRuntime.Run(session, names, inputs, outputNames);
-            var rows = new Dictionary<string, float[]>(outputNames.Length);
+            var rows = new Dictionary<string, float[][]>(outputNames.Length);
             for (int i = 0; i < outputNames.Length; i++)
             {
-                rows[outputNames[i]] = outputs[i].GetTensorDataAsSpan<float>().ToArray();
+                rows[outputNames[i]] = BatchOutput.Cut(outputs[i].GetTensorDataAsSpan<float>(), batch.Count);
             }
             return ValueTask.FromResult(new BatchOutput(rows));
         }

@@ -338,7 +338,7 @@ public sealed class InferenceServiceTests
                     echo.Seen.Add(batch.Tokens[batch.Offsets[i]]);
                     (rows[2 * i], rows[(2 * i) + 1]) = (batch.Tokens[batch.Offsets[i]], batch.Offsets[i + 1] - batch.Offsets[i]);
                 }
-                return new BatchOutput(new Dictionary<string, float[]> { ["sum"] = rows });
+                return new BatchOutput(new Dictionary<string, float[][]> { ["sum"] = BatchOutput.Cut(rows, batch.Count) });
             }
 
             public ValueTask DisposeAsync()
