@@ -1,6 +1,7 @@
 using Diptych.Core;
 using Diptych.Inference;
 using Diptych.Inference.Scheduling;
+using Diptych.Runtimes.Store;
 
 namespace Diptych.App;
 
@@ -33,6 +34,12 @@ public sealed class DiptychOptions
 
     public LlmOptions Llm { get; set; } = new();
 
+    /// <summary>Whether text in pictures is read while they are ingested, where a model for it was added.</summary>
+    public bool ReadPictures { get; set; } = true;
+
+    /// <summary>The hub that <c>models add hf:owner/name</c> fetches from. Default: HF_ENDPOINT, or Hugging Face.</summary>
+    public string Hub { get; set; } = Environment.GetEnvironmentVariable("HF_ENDPOINT") is { Length: > 0 } endpoint ? endpoint : "https://huggingface.co";
+
     /// <summary>What models run on. Default: this machine's cores, with half of its memory.</summary>
     public IList<DeviceOptions> Devices { get; set; } = [];
 
@@ -42,6 +49,9 @@ public sealed class DiptychOptions
     /// <summary>How batches are formed: deadline; or, to compare with, arrival, unbatched or priority (arrival:8 names the largest batch).</summary>
     public string Scheduling { get; set; } = "deadline";
 
+    /// <summary>The models that were added, under <see cref="Data"/>.</summary>
+    internal ModelFolder Models() => new(Path.Combine(Data, "models"));
+
     /// <summary>The SQLite database under <see cref="Data"/>.</summary>
     internal string Database => Path.Combine(Data, "diptych.db");
 
@@ -50,6 +60,7 @@ public sealed class DiptychOptions
     {
         Require(Data.Length > 0, "Data", "a folder");
         Require(Uri.TryCreate(Url.Replace("*", "localhost", StringComparison.Ordinal), UriKind.Absolute, out Uri? url) && url.Scheme is "http" or "https", "Url", "an http:// address such as http://127.0.0.1:7820");
+        Require(Uri.TryCreate(Hub, UriKind.Absolute, out Uri? hub) && hub.Scheme is "http" or "https", "Hub", "an address such as https://huggingface.co");
         Require(MaxUploadMb is > 0 and <= 2047, "MaxUploadMb", "between 1 and 2047");
         Require(Llm.Endpoint is null || (Uri.TryCreate(Llm.Endpoint, UriKind.Absolute, out Uri? llm) && llm.Scheme is "http" or "https"), "Llm:Endpoint", "an address such as http://127.0.0.1:8080/v1");
         Require(Llm.Endpoint is null || Llm.Model is { Length: > 0 }, "Llm:Model", "the name of a model, since Llm:Endpoint is set");

@@ -8,7 +8,9 @@ using Diptych.Index;
 using Diptych.Index.Postgres;
 using Diptych.Index.Sqlite;
 using Diptych.Inference;
+using Diptych.Runtimes.Ocr;
 using Diptych.Runtimes.Remote;
+using Diptych.Runtimes.Store;
 using Microsoft.Extensions.AI;
 using OpenAI;
 using OpenAI.Chat;
@@ -20,12 +22,12 @@ public sealed class Product : IAsyncDisposable
 {
     private readonly InferenceService _inference;
 
-    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IDocumentStore store, TimeProvider time, LlmOptions llm, TimeSpan target)
+    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IPictureReader? pictures, IDocumentStore store, TimeProvider time, LlmOptions llm, TimeSpan target)
     {
         _inference = inference;
         Embedder = embedder;
         Store = store;
-        Ingestor = new Ingestor(store, embedder, images, time);
+        Ingestor = new Ingestor(store, embedder, images, time, pictures);
         Searcher = new Searcher(store, embedder);
         Evaluator = new Evaluator(Ingestor, Searcher);
         Answerer = new Answerer(Searcher, store, embedder, ChatClient(llm, time, target), llm.Images);
@@ -53,6 +55,8 @@ public sealed class Product : IAsyncDisposable
         IImageDecoder images = Runtimes.StarterModel.ImageDecoder();
         var preparation = new PreparationPool();
         Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
+        // Models that were added are loaded when they are asked for.
+        InstalledModel? reader = options.ReadPictures ? options.Models().List().FirstOrDefault(m => m.Kind == ModelKind.PictureReader) : null;
         try
         {
             var embedder = new Embedder(inference, tokenizer, images, preparation, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
@@ -62,7 +66,8 @@ public sealed class Product : IAsyncDisposable
                     : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time),
                 cancellation);
             await load;
-            return new Product(inference, embedder, images, store, time, options.Llm, options.Objectives()[Lane.Generate].Target);
+            IPictureReader? pictures = reader is null ? null : PpOcr.Open(options.Models().PathOf(reader), inference);
+            return new Product(inference, embedder, images, pictures, store, time, options.Llm, options.Objectives()[Lane.Generate].Target);
         }
         catch
         {

@@ -11,6 +11,7 @@ internal static class IngestCommand
     private static readonly Option<string[]> Include = new("--include") { Description = "Globs under a folder, such as **/*.pdf (default: all known formats)" };
     private static readonly Option<string[]> Exclude = new("--exclude") { Description = $"Globs to leave out; {FileSources.IgnoreFile} files do the same" };
     private static readonly Option<bool> Prune = new("--prune") { Description = "Delete documents whose files are gone from the folders" };
+    private static readonly Option<bool> Again = new("--again") { Description = "Read files anew that have not changed, for example after a model was added" };
     private static readonly Option<string> Name = new("--name") { Description = "File name for standard input, which tells its format", DefaultValueFactory = _ => "stdin.txt" };
     private static readonly Option<string[]> Tags = new("--meta", "-m") { Description = "key=value to keep as metadata of standard input and URLs" };
 
@@ -18,7 +19,7 @@ internal static class IngestCommand
     {
         var command = new Command("ingest", "Read files, folders, URLs or standard input into a collection")
         {
-            Sources, CommandLine.Collection, Include, Exclude, Prune, Name, Tags,
+            Sources, CommandLine.Collection, Include, Exclude, Prune, Again, Name, Tags,
         };
         command.SetAction(RunAsync);
         return command;
@@ -47,6 +48,7 @@ internal static class IngestCommand
         var run = new IngestOptions
         {
             Collection = parsed.GetValue(CommandLine.Collection)!,
+            Again = parsed.GetValue(Again),
             PruneUnder = parsed.GetValue(Prune) ? [.. paths.Where(Directory.Exists)] : [],
         };
         IngestTotals totals = await new IngestProgress(parsed.GetValue(CommandLine.AsJson)).ShowAsync(

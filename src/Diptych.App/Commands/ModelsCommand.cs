@@ -1,105 +1,118 @@
 using System.CommandLine;
-using Diptych.Core;
+using System.Globalization;
+using Diptych.Inference;
+using Diptych.Runtimes.Store;
 using Spectre.Console;
 
 namespace Diptych.App.Commands;
 
+/// <summary>The models in use, and those that were added.</summary>
 internal static class ModelsCommand
 {
+    private static readonly Argument<string> Source = new("source") { Description = "A folder, or hf:owner/name[@revision]" };
+    private static readonly Argument<string> Name = new("name") { Description = "The model's name, as 'models list' shows it" };
+    private static readonly Option<string?> As = new("--name") { Description = "Name to keep it under (default: the folder's or the hub's)" };
+
     public static Command Build()
     {
-        var list = new Command("list", "List the models in use");
-        list.SetAction(async (parsed, cancellation) =>
+        var list = new Command("list", "List the models in use, and those that were added");
+        list.SetAction(ListAsync);
+        var add = new Command("add", "Add a model from a folder or a hub: PP-OCR, which reads the text in pictures") { Source, As };
+        add.SetAction(AddAsync);
+        var remove = new Command("remove", "Remove a model that was added") { Name };
+        remove.SetAction(parsed =>
         {
-            await using Product product = await Product.OpenAsync(CommandLine.Options(parsed), TimeProvider.System, cancellation);
-            var models = new[] { product.Embedder.TextSpace, product.Embedder.CrossSpace }
-                .Select(s => (Space: s, Model: product.Inference.Describe(s.Model))).ToList();
-            if (parsed.GetValue(CommandLine.AsJson))
-            {
-                Output.Json(new { models = models.Select(m => new { m.Model.Name, m.Model.Revision, m.Model.Input, m.Model.Outputs, m.Model.WeightBytes }) });
-                return ExitCode.Success;
-            }
-            var table = new Table().Border(TableBorder.Simple).AddColumns("model", "revision", "reads", "gives", "size");
-            foreach (var (_, m) in models)
-            {
-                table.AddRow(m.Name, m.Revision, m.Input.ToString().ToLowerInvariant(), string.Join(", ", m.Outputs.Select(o => $"{o.Key} [{o.Value}]")).EscapeMarkup(), $"{m.WeightBytes / 1_000_000.0:0.0} MB".ToString(System.Globalization.CultureInfo.InvariantCulture));
-            }
-            AnsiConsole.Write(table);
+            CommandLine.Options(parsed).Models().Remove(parsed.GetValue(Name)!);
+            Say(parsed, new { removed = parsed.GetValue(Name) }, $"Removed {parsed.GetValue(Name)}.");
             return ExitCode.Success;
         });
-        return new Command("models", "The models in use") { list };
-    }
-}
-
-internal static class CompletionCommand
-{
-    private static readonly Argument<string> Shell = new Argument<string>("shell") { Description = "bash, zsh or fish" }.AcceptOnlyFromAmong("bash", "zsh", "fish");
-
-    /// <summary>Prints a script that asks the program itself ([suggest]) what can follow.</summary>
-    public static Command Build()
-    {
-        var command = new Command("completion", "Print a shell completion script, for example: source <(diptych completion bash)") { Shell };
-        command.SetAction(parsed => Console.WriteLine(parsed.GetValue(Shell) switch
+        var verify = new Command("verify", "Compare a model's files with what they were when it was added") { Name };
+        verify.SetAction(parsed =>
         {
-            "bash" => """
-                _diptych() { local IFS=$'\n'; COMPREPLY=($(compgen -W "$(diptych "[suggest:${COMP_POINT}]" "${COMP_LINE}" 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}")); }
-                complete -F _diptych diptych
-                """,
-            "zsh" => """
-                _diptych() { local -a c; c=("${(@f)$(diptych "[suggest:${#BUFFER}]" "${BUFFER}" 2>/dev/null)}"); compadd -a c }
-                compdef _diptych diptych
-                """,
-            _ => "complete -c diptych -f -a '(diptych \"[suggest:\"(commandline -C)\"]\" (commandline) 2>/dev/null)'",
-        }));
-        return command;
-    }
-}
-
-internal static class DoctorCommand
-{
-    public static Command Build()
-    {
-        var repair = new Option<bool>("--repair") { Description = "Make everything anew that is derived from the documents: word index, vector graphs" };
-        var command = new Command("doctor", "Check settings, models and database, and say what is wrong") { repair };
-        command.SetAction(async (parsed, cancellation) =>
-        {
-            var checks = new List<(string What, bool Sound, string Detail)>();
-            DiptychOptions options = CommandLine.Options(parsed);
-            checks.Add(("settings", true, $"data in {(options.Store is null ? options.Data : "PostgreSQL")}; answers {(options.Llm.Endpoint is null ? "by extracts" : $"by {options.Llm.Model} at {options.Llm.Endpoint}")}"));
-            try
-            {
-                await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
-                var embedding = await product.Embedder.EmbedTextAsync("a photo of a cat", Inference.Lane.Interactive, cancellation);
-                checks.Add(("models", embedding.Cross.Length == product.Embedder.CrossSpace.Dimensions, string.Join(", ", product.Inference.Models.Select(m => $"{m.Name}@{m.Revision}"))));
-                if (parsed.GetValue(repair))
-                {
-                    product.Store.Repair();
-                    checks.Add(("repair", true, "word index and vector graphs made anew"));
-                }
-                var faults = product.Store.CheckIntegrity();
-                checks.Add(("database", faults.Count == 0, faults.Count == 0 ? $"sound, sequence {product.Store.Sequence}" : string.Join("; ", faults)));
-                foreach (var c in product.Store.Collections())
-                {
-                    checks.Add(($"collection {c.Name}", true, $"{c.Documents} documents, {c.Passages} passages, {c.Images} of them images"));
-                }
-            }
-            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or StoreUnavailableException or System.Data.Common.DbException)
-            {
-                checks.Add(("start", false, error.Message));
-            }
-            if (parsed.GetValue(CommandLine.AsJson))
-            {
-                Output.Json(new { checks = checks.Select(c => new { c.What, c.Sound, c.Detail }) });
-            }
-            else
-            {
-                foreach (var (what, sound, detail) in checks)
-                {
-                    AnsiConsole.MarkupLine($"{(sound ? "[green]ok  [/]" : "[red]bad [/]")} {what.EscapeMarkup()}: {detail.EscapeMarkup()}");
-                }
-            }
-            return checks.TrueForAll(c => c.Sound) ? ExitCode.Success : ExitCode.Failure;
+            IReadOnlyList<string> faults = CommandLine.Options(parsed).Models().Verify(parsed.GetValue(Name)!);
+            Say(parsed, new { passed = faults.Count == 0, faults }, faults.Count == 0 ? "Sound." : string.Join(Environment.NewLine, faults));
+            return faults.Count == 0 ? ExitCode.Success : ExitCode.Failure;
         });
-        return command;
+        return new Command("models", "The models in use, and those to add") { list, add, remove, verify };
     }
+
+    private static async Task<int> ListAsync(ParseResult parsed, CancellationToken cancellation)
+    {
+        DiptychOptions options = CommandLine.Options(parsed);
+        await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
+        var models = new[] { product.Embedder.TextSpace, product.Embedder.CrossSpace }.Select(s => product.Inference.Describe(s.Model)).ToList();
+        IReadOnlyList<InstalledModel> added = options.Models().List();
+        if (parsed.GetValue(CommandLine.AsJson))
+        {
+            Output.Json(new { models = models.Select(m => new { m.Name, m.Revision, m.Input, m.Outputs, m.WeightBytes }), added });
+            return ExitCode.Success;
+        }
+        var table = new Table().Border(TableBorder.Simple).AddColumns("model", "revision", "for", "size");
+        foreach (ModelDescription m in models)
+        {
+            table.AddRow(m.Name, m.Revision, $"{m.Input.ToString().ToLowerInvariant()} to {string.Join(", ", m.Outputs.Select(o => $"{o.Key} [{o.Value}]"))}".EscapeMarkup(), Megabytes(m.WeightBytes));
+        }
+        foreach (InstalledModel m in added)
+        {
+            table.AddRow(m.Name, m.Source.EscapeMarkup(), "reads the text in pictures", Megabytes(m.Bytes));
+        }
+        AnsiConsole.Write(table);
+        return ExitCode.Success;
+    }
+
+    private static async Task<int> AddAsync(ParseResult parsed, CancellationToken cancellation)
+    {
+        DiptychOptions options = CommandLine.Options(parsed);
+        string source = parsed.GetValue(Source)!;
+        InstalledModel added = HubModel.Parse(source) is { } model
+            ? await DownloadAsync(parsed, options, model, cancellation)
+            : options.Models().Add(source, parsed.GetValue(As), cancellation);
+        Say(parsed, added, $"Added {added.Name} ({Megabytes(added.Bytes)}): it reads the text in pictures from the next ingest on. What is ingested already is read with: ingest --again");
+        return ExitCode.Success;
+    }
+
+    private static async Task<InstalledModel> DownloadAsync(ParseResult parsed, DiptychOptions options, HubModel model, CancellationToken cancellation)
+    {
+        using var client = new HttpClient { Timeout = Timeout.InfiniteTimeSpan };
+        client.DefaultRequestHeaders.UserAgent.ParseAdd("diptych");
+        if (Environment.GetEnvironmentVariable("HF_TOKEN") is { Length: > 0 } token)
+        {
+            client.DefaultRequestHeaders.Authorization = new("Bearer", token);
+        }
+        var hub = new Hub(client, new Uri(options.Hub), TimeProvider.System);
+        if (parsed.GetValue(CommandLine.AsJson) || Console.IsErrorRedirected)
+        {
+            return await options.Models().AddAsync(hub, model, parsed.GetValue(As), null, cancellation);
+        }
+        return await AnsiConsole.Progress().StartAsync(context =>
+        {
+            var tasks = new Dictionary<string, ProgressTask>(StringComparer.Ordinal);
+            var progress = new Progress<DownloadProgress>(p =>
+            {
+                lock (tasks)
+                {
+                    if (!tasks.TryGetValue(p.File, out ProgressTask? task))
+                    {
+                        tasks.Add(p.File, task = context.AddTask(p.File.EscapeMarkup(), maxValue: Math.Max(1, p.Total)));
+                    }
+                    task.Value = p.Done;
+                }
+            });
+            return options.Models().AddAsync(hub, model, parsed.GetValue(As), progress, cancellation);
+        });
+    }
+
+    private static void Say(ParseResult parsed, object json, string words)
+    {
+        if (parsed.GetValue(CommandLine.AsJson))
+        {
+            Output.Json(json);
+        }
+        else
+        {
+            Console.WriteLine(words);
+        }
+    }
+
+    private static string Megabytes(long bytes) => (bytes / 1e6).ToString("0.0 MB", CultureInfo.InvariantCulture);
 }

@@ -72,6 +72,9 @@ public sealed record IngestOptions
     /// <summary>Delete documents whose source lies under one of these and was not found.</summary>
     public IReadOnlyList<string> PruneUnder { get; init; } = [];
 
+    /// <summary>Reads files anew whose content has not changed: for what has been added since, such as a reader of pictures.</summary>
+    public bool Again { get; init; }
+
     /// <summary>A larger file is refused.</summary>
     public long MaxFileBytes { get; init; } = 512L << 20;
 

@@ -12,7 +12,8 @@ namespace Diptych.Engine.Ingestion;
 /// source -> read -> chunk -> embed -> commit, with every stage busy at once and a bounded queue between them. Reading and decoding
 /// fill the cores beside the models; commits are gathered, each document in one transaction. One file's failure is told and stops nothing.
 /// </summary>
-public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDecoder images, TimeProvider time)
+/// <param name="pictures">Reads the text in pictures; null leaves them unread.</param>
+public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDecoder images, TimeProvider time, IPictureReader? pictures = null)
 {
     /// <summary>Documents between two stages.</summary>
     private const int QueueLength = 64;
@@ -125,7 +126,7 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
         }
         string hash = Convert.ToHexStringLower(SHA256.HashData(bytes));
         Document? before = store.Document(run.Options.Collection, source.Source);
-        if (before?.ContentHash == hash)
+        if (before?.ContentHash == hash && !run.Options.Again)
         {
             run.Say(new IngestEvent(source.Source, IngestOutcome.Unchanged, null, null, 0));
             return null;
@@ -147,12 +148,17 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
     private Readied Ready(IngestSource source, byte[] bytes, string hash, string mediaType, bool replaces, CancellationToken cancellation)
     {
         ReadDocument read = DocumentReaders.Read(mediaType, new SourceFile(source.Name, bytes, source.Directory, source.Root), cancellation);
-        var (text, chunks) = _chunker.Cut(read, cancellation);
         bool single = MediaTypes.IsImage(mediaType);
+        var prepared = new Dictionary<byte[], PreparedImage?>();
+        if (pictures is not null)
+        {
+            read = read with { Blocks = [.. read.Blocks.SelectMany(b => b.Image is null ? [b] : ReadPicture(b, single, prepared, cancellation).Prepend(b))] };
+        }
+        var (text, chunks) = _chunker.Cut(read, cancellation);
         var passages = new List<(Chunk Chunk, PreparedImage? Image)>(chunks.Count);
         foreach (Chunk chunk in chunks)
         {
-            PreparedImage? image = chunk.Image is null ? null : Decode(chunk.Image, single, cancellation);
+            PreparedImage? image = chunk.Image is null ? null : prepared.TryGetValue(chunk.Image, out PreparedImage? known) ? known : Decode(chunk.Image, single, cancellation);
             if (chunk.Image is null || image is not null)
             {
                 passages.Add((chunk, image));
@@ -177,13 +183,31 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
         return new Readied(document, text, source.KeepOriginal ? bytes : null, passages, single, replaces);
     }
 
+    /// <summary>The text in a picture, as blocks that follow it. The decode serves the passage too.</summary>
+    private IEnumerable<Block> ReadPicture(Block block, bool single, Dictionary<byte[], PreparedImage?> prepared, CancellationToken cancellation)
+    {
+        if (prepared.ContainsKey(block.Image!))
+        {
+            return [];
+        }
+        PreparedImage? image = Decode(block.Image!, single, cancellation, pictures!.MaxSide);
+        prepared[block.Image!] = image is null ? null : image with { Full = null };
+        if (image?.Full is not { } full)
+        {
+            return [];
+        }
+        // This thread is the file's own: it may wait for the models.
+        IReadOnlyList<TextLine> lines = pictures.ReadAsync(full, Lane.Bulk, cancellation).GetAwaiter().GetResult();
+        return PictureText.Blocks(block, lines, full.Width, full.Height);
+    }
+
     /// <summary>A file that is an image must decode; a broken picture inside a document is left out of it.</summary>
-    private PreparedImage? Decode(byte[] image, bool required, CancellationToken cancellation)
+    private PreparedImage? Decode(byte[] image, bool required, CancellationToken cancellation, int fullSide = 0)
     {
         cancellation.ThrowIfCancellationRequested();
         try
         {
-            return images.Prepare(image);
+            return images.Prepare(image, fullSide: fullSide);
         }
         catch (InvalidDataException error)
         {

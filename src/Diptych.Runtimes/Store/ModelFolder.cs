@@ -1,0 +1,174 @@
+using System.Security.Cryptography;
+using System.Text.Json;
+using Diptych.Core;
+using Diptych.Runtimes.Ocr;
+
+namespace Diptych.Runtimes.Store;
+
+/// <summary>What a model is for.</summary>
+public enum ModelKind
+{
+    /// <summary>Reads the text in pictures: PP-OCR's detector, classifier and recogniser.</summary>
+    PictureReader,
+}
+
+/// <summary>A model that was added: its files with their SHA-256, and where it came from.</summary>
+/// <param name="Source">The folder or hub address that it was added from.</param>
+public sealed record InstalledModel(string Name, ModelKind Kind, string Source, IReadOnlyDictionary<string, string> Files)
+{
+    /// <summary>Size of all files.</summary>
+    public long Bytes { get; init; }
+}
+
+/// <summary>
+/// The models that were added, each a folder with its files and a manifest. A model is there whole or not at all: it is gathered in a
+/// folder beside and moved into place at the end.
+/// </summary>
+/// <param name="folder">Made when the first model is added.</param>
+public sealed class ModelFolder(string folder)
+{
+    private const string Manifest = "diptych.json";
+    private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web) { WriteIndented = true, Converters = { new System.Text.Json.Serialization.JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) } };
+
+    /// <exception cref="InvalidDataException">A manifest is damaged; the message names its file.</exception>
+    public IReadOnlyList<InstalledModel> List() => !Directory.Exists(folder) ? [] :
+    [
+        .. Directory.EnumerateDirectories(folder).Order(StringComparer.Ordinal).Where(d => !Path.GetFileName(d).StartsWith('.')).Select(d => Read(Path.Combine(d, Manifest))),
+    ];
+
+    public string PathOf(InstalledModel model) => Path.Combine(folder, model.Name);
+
+    /// <summary>Adds a model from a local folder.</summary>
+    /// <exception cref="NotFoundException">The folder does not exist.</exception>
+    /// <exception cref="InvalidRequestException">The folder holds no model that can be run, or one of this name is there.</exception>
+    public InstalledModel Add(string directory, string? name, CancellationToken cancellation)
+    {
+        if (!Directory.Exists(directory))
+        {
+            throw new NotFoundException($"There is no folder {directory}.");
+        }
+        return Install(name ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(directory))), Path.GetFullPath(directory), staging =>
+        {
+            foreach (string file in Directory.EnumerateFiles(directory))
+            {
+                cancellation.ThrowIfCancellationRequested();
+                File.Copy(file, Path.Combine(staging, Path.GetFileName(file)));
+            }
+            return Task.CompletedTask;
+        }).GetAwaiter().GetResult();
+    }
+
+    /// <summary>Adds a model from a hub; an interrupted download goes on where it ended.</summary>
+    /// <exception cref="NotFoundException">The hub has no such model or revision.</exception>
+    /// <exception cref="InvalidRequestException">It is no model that can be run, or one of this name is there.</exception>
+    public async Task<InstalledModel> AddAsync(Hub hub, HubModel model, string? name, IProgress<DownloadProgress>? progress, CancellationToken cancellation)
+    {
+        string named = name ?? model.Name;
+        RefuseTaken(named);
+        // Kept across attempts, so that what was fetched already is not fetched again.
+        string partial = Path.Combine(folder, $".partial-{named}");
+        Directory.CreateDirectory(partial);
+        await hub.DownloadAsync(model, partial, progress, cancellation).ConfigureAwait(false);
+        InstalledModel installed = await Install(named, model.ToString(), staging =>
+        {
+            foreach (string file in Directory.EnumerateFiles(partial))
+            {
+                File.Move(file, Path.Combine(staging, Path.GetFileName(file)));
+            }
+            return Task.CompletedTask;
+        }).ConfigureAwait(false);
+        Directory.Delete(partial, recursive: true);
+        return installed;
+    }
+
+    /// <exception cref="NotFoundException">There is no such model.</exception>
+    public void Remove(string name)
+    {
+        InstalledModel model = Find(name);
+        // Out of sight first: a half deleted model is not one.
+        string going = Path.Combine(folder, $".removed-{Guid.NewGuid():N}");
+        Directory.Move(PathOf(model), going);
+        Directory.Delete(going, recursive: true);
+    }
+
+    /// <returns>What is wrong with each file: missing, or changed since it was added. Empty for a sound model.</returns>
+    /// <exception cref="NotFoundException">There is no such model.</exception>
+    public IReadOnlyList<string> Verify(string name)
+    {
+        InstalledModel model = Find(name);
+        var faults = new List<string>();
+        foreach (var (file, hash) in model.Files)
+        {
+            string path = Path.Combine(PathOf(model), file);
+            if (!File.Exists(path))
+            {
+                faults.Add($"{file} is missing");
+            }
+            else if (Hash(path) != hash)
+            {
+                faults.Add($"{file} has changed since it was added");
+            }
+        }
+        return faults;
+    }
+
+    private InstalledModel Find(string name) => List().FirstOrDefault(m => m.Name == name)
+        ?? throw new NotFoundException($"There is no model '{name}'. Added: {string.Join(", ", List().Select(m => m.Name).DefaultIfEmpty("none"))}.");
+
+    private async Task<InstalledModel> Install(string name, string source, Func<string, Task> gather)
+    {
+        RefuseTaken(name);
+        string staging = Path.Combine(folder, $".adding-{Guid.NewGuid():N}");
+        Directory.CreateDirectory(staging);
+        try
+        {
+            await gather(staging).ConfigureAwait(false);
+            var files = Directory.EnumerateFiles(staging).Order(StringComparer.Ordinal).ToDictionary(f => Path.GetFileName(f), Hash);
+            var model = new InstalledModel(name, KindOf(staging, source), source, files) { Bytes = Directory.EnumerateFiles(staging).Sum(f => new FileInfo(f).Length) };
+            await File.WriteAllTextAsync(Path.Combine(staging, Manifest), JsonSerializer.Serialize(model, Json)).ConfigureAwait(false);
+            Directory.Move(staging, Path.Combine(folder, name));
+            return model;
+        }
+        finally
+        {
+            if (Directory.Exists(staging))
+            {
+                Directory.Delete(staging, recursive: true);
+            }
+        }
+    }
+
+    private void RefuseTaken(string name)
+    {
+        if (name.Length == 0 || name.StartsWith('.') || name.Any(c => !char.IsAsciiLetterOrDigit(c) && c is not ('-' or '_' or '.')))
+        {
+            throw new InvalidRequestException($"'{name}' is no name for a model: letters, digits, '-', '_' and '.'. Choose one with --name.");
+        }
+        if (Directory.Exists(Path.Combine(folder, name)))
+        {
+            throw new InvalidRequestException($"There is a model '{name}' already. Remove it first, or choose another name with --name.");
+        }
+    }
+
+    private static ModelKind KindOf(string directory, string source) => PpOcr.Find(directory) is not null
+        ? ModelKind.PictureReader
+        : throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
+
+    private static string Hash(string path)
+    {
+        using FileStream file = File.OpenRead(path);
+        return Convert.ToHexStringLower(SHA256.HashData(file));
+    }
+
+    private static InstalledModel Read(string manifest)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize<InstalledModel>(File.ReadAllBytes(manifest), Json) ?? throw new JsonException("It is null.");
+        }
+        catch (Exception error) when (error is IOException or JsonException)
+        {
+            throw new InvalidDataException($"{manifest} is damaged: {error.Message} Delete its folder and add the model again.", error);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+using System.Net;
+using System.Security.Cryptography;
+using System.Text.Json;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Http;
+using Microsoft.Extensions.Logging;
+using Xunit;
+
+namespace Diptych.SystemTests;
+
+/// <summary>Models added from a folder and from a hub, and what the one that reads pictures adds to a search.</summary>
+public sealed class ModelTests : IDisposable
+{
+    private readonly string _data = Directory.CreateTempSubdirectory("diptych-models-").FullName;
+    private static readonly string SharedFolder = Environment.GetEnvironmentVariable("DIPTYCH_SHARED") ?? Path.Combine(Host.Repository, "..", "shared");
+
+    public void Dispose() => Directory.Delete(_data, recursive: true);
+
+    [Fact]
+    public async Task A_receipt_is_found_by_its_words_and_the_answer_points_at_the_box()
+    {
+        RequireShared();
+        string photos = Path.Combine(_data, "photos");
+        Directory.CreateDirectory(photos);
+        foreach (string file in new[] { "receipt.png", "tilted.png", "sign.png" })
+        {
+            File.Copy(Path.Combine(SharedFolder, "golden", "ocr", file), Path.Combine(photos, file));
+        }
+        await OkAsync("ingest", photos);
+        var before = await Host.DiptychAsync(_data, "search", "croissant", "--json");
+        await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "ppocr"), "--name", "ppocr");
+        Assert.Contains("ppocr", await OkAsync("models", "list"), StringComparison.Ordinal);
+        await OkAsync("models", "verify", "ppocr");
+        await OkAsync("ingest", photos, "--again");
+        using var found = JsonDocument.Parse(await OkAsync("search", "croissant", "--json"));
+        JsonElement hit = found.RootElement.GetProperty("hits")[0];
+        Assert.EndsWith("receipt.png", hit.GetProperty("document").GetProperty("source").GetString(), StringComparison.Ordinal);
+        Assert.DoesNotContain("Croissant", before.Output, StringComparison.Ordinal);
+        using var answer = JsonDocument.Parse(await OkAsync("ask", "What is the invoice number?", "--json"));
+        JsonElement citation = answer.RootElement.GetProperty("citations")[0];
+        Assert.Contains("40817", citation.GetProperty("quote").GetString(), StringComparison.Ordinal);
+        JsonElement box = citation.GetProperty("anchor").GetProperty("box");
+        Assert.Equal(1, citation.GetProperty("anchor").GetProperty("page").GetInt32());
+        Assert.InRange(box.GetProperty("width").GetDouble(), 0.3, 0.8);
+        await OkAsync("models", "remove", "ppocr");
+        Assert.Equal(1, (await Host.DiptychAsync(_data, "models", "verify", "ppocr")).ExitCode);
+    }
+
+    [Fact]
+    public async Task A_download_resumes_is_checked_and_is_there_whole_or_not_at_all()
+    {
+        RequireShared();
+        await using var hub = await LocalHub.StartAsync(Path.Combine(SharedFolder, "models", "ppocr"));
+        Environment.SetEnvironmentVariable("DIPTYCH__HUB", hub.Url);
+        try
+        {
+            hub.Damage = true;
+            var damaged = await Host.DiptychAsync(_data, "models", "add", "hf:paddle/ocr");
+            Assert.True(damaged.ExitCode == 1 && damaged.Error.Contains("SHA-256", StringComparison.Ordinal), damaged.Error);
+            Assert.DoesNotContain("paddle", await OkAsync("models", "list"), StringComparison.Ordinal);
+            hub.Damage = false;
+            hub.CutAfter = 3_000_000;
+            await OkAsync("models", "add", "hf:paddle/ocr@v4");
+            Assert.True(hub.Resumed > 0, "nothing was resumed");
+            Assert.Contains("hf:paddle/ocr@v4", await OkAsync("models", "list", "--json"), StringComparison.Ordinal);
+            await OkAsync("models", "verify", "ocr");
+            var twice = await Host.DiptychAsync(_data, "models", "add", "hf:paddle/ocr");
+            Assert.True(twice.ExitCode == 2 && twice.Error.Contains("already", StringComparison.Ordinal), twice.Error);
+            string weights = Directory.GetFiles(Path.Combine(_data, "models", "ocr"), "*rec*.onnx").Single();
+            await File.AppendAllTextAsync(weights, "x");
+            var changed = await Host.DiptychAsync(_data, "models", "verify", "ocr", "--json");
+            Assert.True(changed.ExitCode == 1 && changed.Output.Contains("has changed", StringComparison.Ordinal), changed.Output);
+            Assert.Equal(1, (await Host.DiptychAsync(_data, "models", "add", "hf:nobody/nothing")).ExitCode);
+            Assert.Equal(2, (await Host.DiptychAsync(_data, "models", "add", "hf:nobody")).ExitCode);
+            Assert.Equal(2, (await Host.DiptychAsync(_data, "models", "add", Path.Combine(Host.Repository, "docs"), "--name", "x")).ExitCode);
+            Assert.DoesNotContain(Directory.GetDirectories(Path.Combine(_data, "models")), d => Path.GetFileName(d).StartsWith(".adding", StringComparison.Ordinal));
+        }
+        finally
+        {
+            Environment.SetEnvironmentVariable("DIPTYCH__HUB", null);
+        }
+    }
+
+    private static void RequireShared()
+    {
+        if (!Directory.Exists(SharedFolder))
+        {
+            Assert.Skip($"{SharedFolder} does not exist.");
+        }
+    }
+
+    private async Task<string> OkAsync(params string[] arguments)
+    {
+        var run = await Host.DiptychAsync(_data, arguments);
+        Assert.True(run.ExitCode == 0, run.Error + run.Output);
+        return run.Output;
+    }
+
+    /// <summary>Answers as Hugging Face's hub does: a listing with sizes and digests, files by range, and a connection that breaks.</summary>
+    private sealed class LocalHub(WebApplication app) : IAsyncDisposable
+    {
+        private int _resumed;
+
+        public string Url => app.Urls.First();
+
+        public bool Damage { get; set; }
+
+        /// <summary>Bytes after which an answer breaks off; 0 for never.</summary>
+        public int CutAfter { get; set; }
+
+        public int Resumed => _resumed;
+
+        public static async Task<LocalHub> StartAsync(string folder)
+        {
+            WebApplicationBuilder builder = WebApplication.CreateSlimBuilder();
+            builder.Logging.ClearProviders();
+            WebApplication app = builder.Build();
+            app.Urls.Add("http://127.0.0.1:0");
+            var hub = new LocalHub(app);
+            app.MapGet("/api/models/{owner}/{name}/revision/{revision}", (string owner, string name) => owner == "nobody" ? Results.NotFound() : Results.Json(new
+            {
+                sha = "abc123",
+                siblings = Directory.GetFiles(folder).Select(f => new { rfilename = Path.GetFileName(f), size = new FileInfo(f).Length, lfs = new { sha256 = Convert.ToHexStringLower(SHA256.HashData(File.ReadAllBytes(f))) } })
+                    .Append(new { rfilename = "../outside.txt", size = 1L, lfs = new { sha256 = "" } }),
+            }));
+            app.MapGet("/{owner}/{name}/resolve/{revision}/{file}", async (string file, HttpContext http) =>
+            {
+                byte[] bytes = await File.ReadAllBytesAsync(Path.Combine(folder, file));
+                if (hub.Damage)
+                {
+                    bytes[^1] ^= 1;
+                }
+                int from = 0;
+                if (http.Request.GetTypedHeaders().Range is { } range)
+                {
+                    from = (int)range.Ranges.Single().From!.Value;
+                    http.Response.StatusCode = (int)HttpStatusCode.PartialContent;
+                    Interlocked.Increment(ref hub._resumed);
+                }
+                http.Response.ContentLength = bytes.Length - from;
+                int length = hub.CutAfter > 0 ? Math.Min(hub.CutAfter, bytes.Length - from) : bytes.Length - from;
+                await http.Response.Body.WriteAsync(bytes.AsMemory(from, length));
+                if (length < bytes.Length - from)
+                {
+                    await http.Response.Body.FlushAsync();
+                    http.Abort();
+                }
+            });
+            await app.StartAsync();
+            return hub;
+        }
+
+        public ValueTask DisposeAsync() => app.DisposeAsync();
+    }
+}
