@@ -1,7 +1,8 @@
 using Diptych.Bench;
 using Diptych.Bench.Index;
+using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|postgres|serve|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -12,6 +13,8 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["start"] = StartTime.RunAsync,
     ["index"] = IndexSpeed.RunAsync,
     ["growth"] = GrowthSpeed.RunAsync,
+    ["postgres"] = PostgresSpeed.RunAsync,
+    ["serve"] = ServeSpeed.RunAsync,
 };
 if (what != "all" && !benches.ContainsKey(what))
 {

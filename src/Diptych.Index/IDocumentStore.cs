@@ -19,8 +19,9 @@ public interface IDocumentStore : IDisposable
     void Refresh();
 
     /// <summary>Makes the collection if it is not there.</summary>
-    /// <exception cref="InvalidRequestException">The name cannot be a collection's.</exception>
-    void EnsureCollection(string name);
+    /// <param name="language">What its words are stemmed in; null takes what it has, or English.</param>
+    /// <exception cref="InvalidRequestException">The name cannot be a collection's, the language is not known, or the collection has another.</exception>
+    void EnsureCollection(string name, string? language = null);
 
     bool CollectionExists(string name);
 

@@ -27,4 +27,4 @@ public sealed record PassageKey(long Id, Document Document, Modality Modality, i
 public readonly record struct Candidate(PassageKey Key, double Score, string? Plan = null);
 
 /// <summary>A named set of documents that are searched together.</summary>
-public sealed record Collection(string Name, DateTimeOffset CreatedAt, int Documents, int Passages, int Images);
+public sealed record Collection(string Name, DateTimeOffset CreatedAt, int Documents, int Passages, int Images, string Language);

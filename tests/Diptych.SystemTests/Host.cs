@@ -1,6 +1,4 @@
 using System.Diagnostics;
-using System.Text.Json;
-using Xunit;
 
 namespace Diptych.SystemTests;
 
@@ -43,7 +41,10 @@ internal static class Host
         {
             await RunAsync("apt-get", ["update"]);
             var install = await RunAsync("apt-get", ["install", "-y", "--no-install-recommends", package]);
-            Assert.True(Path.Exists(file), $"{file} is not here, and apt-get install {package} did not bring it: {install.Error}");
+            if (!Path.Exists(file))
+            {
+                throw new InvalidOperationException($"{file} is not here, and apt-get install {package} did not bring it: {install.Error}");
+            }
         }
         return file;
     }
@@ -58,38 +59,3 @@ internal static class Host
         return directory ?? throw new InvalidOperationException("The tests run from within the repository.");
     }
 }
-
-/// <summary>A started server over a folder of its own.</summary>
-public sealed class StartedServer : IAsyncLifetime
-{
-    private Process _process = null!;
-
-    public string Data { get; } = Directory.CreateTempSubdirectory("diptych-server-").FullName;
-
-    public HttpClient Client { get; } = new();
-
-    public Uri Url { get; private set; } = null!;
-
-    public async ValueTask InitializeAsync()
-    {
-        var ingest = await Host.DiptychAsync(Data, "ingest", Host.Samples, "-c", "samples", "--json");
-        Assert.True(ingest.ExitCode == 0, ingest.Error + ingest.Output);
-        _process = Process.Start(new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", Data]) { RedirectStandardOutput = true })!;
-        using var line = JsonDocument.Parse((await _process.StandardOutput.ReadLineAsync())!);
-        Url = new Uri(line.RootElement.GetProperty("url").GetString()!);
-        Client.BaseAddress = Url;
-    }
-
-    public async ValueTask DisposeAsync()
-    {
-        // SIGTERM, as a service manager sends it: the server must stop by itself.
-        using Process? signal = Process.Start("kill", ["-TERM", $"{_process.Id}"]);
-        await _process.WaitForExitAsync().WaitAsync(TimeSpan.FromSeconds(20));
-        _process.Dispose();
-        Client.Dispose();
-        Directory.Delete(Data, recursive: true);
-    }
-}
-
-[CollectionDefinition(nameof(StartedServer))]
-public sealed class ServerCollection : ICollectionFixture<StartedServer>;

@@ -1,12 +1,11 @@
 using System.Net;
 using System.Net.Sockets;
 using Npgsql;
-using Xunit;
 
 namespace Diptych.SystemTests;
 
 /// <summary>PostgreSQL 17 with pgvector, the real server: Debian trixie's packages in a folder, started through chroot on a loopback port.</summary>
-public sealed class PostgresServer : IAsyncLifetime
+public sealed partial class PostgresServer : IAsyncDisposable
 {
     private const string Binaries = "/usr/lib/postgresql/17/bin";
     private static readonly string Root = Path.Combine(Path.GetTempPath(), "diptych-postgres-17");
@@ -25,7 +24,7 @@ public sealed class PostgresServer : IAsyncLifetime
                 Directory.Delete(Root, recursive: true);
             }
             var made = await Host.RunAsync("debootstrap", ["--variant=minbase", "--include=postgresql-17,postgresql-17-pgvector", "trixie", Root, "http://deb.debian.org/debian"]);
-            Assert.True(made.ExitCode == 0, made.Output + made.Error);
+            Require(made.ExitCode == 0, made.Output + made.Error);
             await File.WriteAllTextAsync(Path.Combine(Root, "complete"), "");
         }
         await AsPostgresAsync($"{Binaries}/initdb -D {Folder(Port)} -A trust -E UTF8 --locale=C.UTF-8");
@@ -72,13 +71,24 @@ public sealed class PostgresServer : IAsyncLifetime
         }
     }
 
+    /// <summary>Runs psql's own commands, with files seen from the server's folder.</summary>
+    public Task PsqlAsync(string database, string commands) => AsPostgresAsync($"{Binaries}/psql -q -v ON_ERROR_STOP=1 -h 127.0.0.1 -p {Port} -U postgres -d {database} -c \"{commands}\"");
+
+    private static void Require(bool holds, string message)
+    {
+        if (!holds)
+        {
+            throw new InvalidOperationException(message);
+        }
+    }
+
     private static string Folder(int port) => $"/tmp/cluster-{port}";
 
     private static async Task AsPostgresAsync(string command)
     {
         // A server that stays behind would keep a pipe open: what it prints goes to a file.
         var done = await Host.RunAsync("chroot", [Root, "su", "postgres", "-s", "/bin/sh", "-c", $"{command} > /tmp/last.log 2>&1"]);
-        Assert.True(done.ExitCode == 0, $"{command}: {await File.ReadAllTextAsync(Root + "/tmp/last.log")}");
+        Require(done.ExitCode == 0, $"{command}: {await File.ReadAllTextAsync(Root + "/tmp/last.log")}");
     }
 
     private static int FreePort()

@@ -12,6 +12,7 @@ internal static class IngestCommand
     private static readonly Option<string[]> Exclude = new("--exclude") { Description = $"Globs to leave out; {FileSources.IgnoreFile} files do the same" };
     private static readonly Option<bool> Prune = new("--prune") { Description = "Delete documents whose files are gone from the folders" };
     private static readonly Option<bool> Again = new("--again") { Description = "Read files anew that have not changed, for example after a model was added" };
+    private static readonly Option<string?> Language = new Option<string?>("--language") { Description = "What a new collection's words are stemmed in (default: english)" }.AcceptOnlyFromAmong([.. Index.Lexical.Language.Known]);
     private static readonly Option<string> Name = new("--name") { Description = "File name for standard input, which tells its format", DefaultValueFactory = _ => "stdin.txt" };
     private static readonly Option<string[]> Tags = new("--meta", "-m") { Description = "key=value to keep as metadata of standard input and URLs" };
 
@@ -19,7 +20,7 @@ internal static class IngestCommand
     {
         var command = new Command("ingest", "Read files, folders, URLs or standard input into a collection")
         {
-            Sources, CommandLine.Collection, Include, Exclude, Prune, Again, Name, Tags,
+            Sources, CommandLine.Collection, Include, Exclude, Prune, Again, Language, Name, Tags,
         };
         command.SetAction(RunAsync);
         return command;
@@ -49,6 +50,7 @@ internal static class IngestCommand
         {
             Collection = parsed.GetValue(CommandLine.Collection)!,
             Again = parsed.GetValue(Again),
+            Language = parsed.GetValue(Language),
             PruneUnder = parsed.GetValue(Prune) ? [.. paths.Where(Directory.Exists)] : [],
         };
         IngestTotals totals = await new IngestProgress(parsed.GetValue(CommandLine.AsJson)).ShowAsync(

@@ -144,7 +144,7 @@ public sealed record AnswerResponse(string Kind, string Text, IReadOnlyList<Cita
 }
 
 /// <summary>The body of POST /v1/collections.</summary>
-public sealed record CollectionRequest(string Name);
+public sealed record CollectionRequest(string Name, [property: Description("What its words are stemmed in: english, french, german, spanish, italian, portuguese, dutch, danish, norwegian or swedish. Default english.")] string? Language = null);
 
 /// <summary>The body of POST /v1/collections/{collection}/urls.</summary>
 public sealed record UrlsRequest(IReadOnlyList<string> Urls);

@@ -25,7 +25,7 @@ internal static class Endpoints
         group.MapGet("", (Product product) => product.Store.Collections()).WithSummary("Lists the collections");
         group.MapPost("", (CollectionRequest body, Product product) =>
         {
-            product.Store.EnsureCollection(body.Name);
+            product.Store.EnsureCollection(body.Name, body.Language);
             return TypedResults.Created($"/v1/collections/{Uri.EscapeDataString(body.Name)}");
         }).WithSummary("Makes a collection; one that exists stays as it is");
         group.MapDelete("/{collection}", (string collection, Product product) => product.Store.DeleteCollection(collection)

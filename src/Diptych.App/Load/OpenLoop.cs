@@ -26,10 +26,26 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
     };
 
     private readonly Dictionary<int, string> _pictures = Sides.ToDictionary(s => s, s => Convert.ToBase64String(Runtimes.Images.SyntheticPhoto.Jpeg(s, s)));
-    private int _nextSeed;
+    private int _nextSeed = 1;
 
     /// <returns>What each lane got, and the milliseconds that refusals took, in order.</returns>
     public async Task<(IReadOnlyList<LaneResult> Lanes, IReadOnlyList<double> RefusalMs)> RunAsync(Workload workload, CancellationToken cancellation)
+    {
+        var (results, refusals) = await SendAsync(workload, cancellation);
+        var lanes = Enumerable.Range(0, results.Length).GroupBy(i => workload.Arrivals[i].Lane).OrderBy(g => g.Key)
+            .Select(g => LaneResult.Of(g.Key, workload.Seconds, [.. g.Select(i => results[i])], objectives[g.Key].Target.TotalSeconds));
+        return ([.. lanes], refusals);
+    }
+
+    /// <returns>The share of the chosen requests that were answered within their lane's target.</returns>
+    public async Task<double> AttainmentAsync(Workload workload, Func<Arrival, bool> choose, CancellationToken cancellation)
+    {
+        var (results, _) = await SendAsync(workload, cancellation);
+        int[] chosen = [.. Enumerable.Range(0, results.Length).Where(i => choose(workload.Arrivals[i]))];
+        return chosen.Count(i => results[i].Completed && results[i].LatencySeconds <= objectives[workload.Arrivals[i].Lane].Target.TotalSeconds) / (double)chosen.Length;
+    }
+
+    private async Task<((bool Completed, bool Refused, double LatencySeconds)[] Results, IReadOnlyList<double> RefusalMs)> SendAsync(Workload workload, CancellationToken cancellation)
     {
         // Bodies are made before the clock starts: making them must not share the cores with what is measured.
         byte[][] bodies = [.. workload.Arrivals.Select(Body)];
@@ -48,14 +64,12 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
             sent[i] = Task.Run(async () => results[index] = await SendAsync(workload.Arrivals[index], bodies[index], start, refusals, cancellation), cancellation);
         }
         await Task.WhenAll(sent);
-        var lanes = Enumerable.Range(0, results.Length).GroupBy(i => workload.Arrivals[i].Lane).OrderBy(g => g.Key)
-            .Select(g => LaneResult.Of(g.Key, workload.Seconds, [.. g.Select(i => results[i])], objectives[g.Key].Target.TotalSeconds));
-        return ([.. lanes], [.. refusals.Order()]);
+        return (results, [.. refusals.Order()]);
     }
 
     /// <summary>
-    /// Measures what requests take outside the models, one at a time: a query's overhead, and a picture's decoding by the square of its
-    /// longer side.
+    /// Measures what requests take outside the models, one at a time while the models have another core busy: a query's overhead, and a
+    /// picture's decoding by the square of its longer side.
     /// </summary>
     public async Task<CostProfile> CalibrateAsync(CostProfile text, CancellationToken cancellation)
     {
@@ -71,9 +85,20 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
             }
             return seconds.Order().ElementAt(4);
         }
-        double query = await MedianAsync(new Arrival(0, Lane.Bulk, WorkKind.Query, [16]));
-        double small = await MedianAsync(new Arrival(0, Lane.Bulk, WorkKind.Picture, [448])), large = await MedianAsync(new Arrival(0, Lane.Bulk, WorkKind.Picture, [1344]));
-        return new CostProfile(Math.Max(1e-4, query - text.FixedSeconds - (16 * text.PerUnitSeconds)), Math.Max(0, large - small) / ((1344 * 1344) - (448 * 448)), 1, 0);
+        using var done = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        Task busy = Task.Run(async () =>
+        {
+            var passage = new Arrival(0, Lane.Bulk, WorkKind.Passage, [220]);
+            while (!done.IsCancellationRequested)
+            {
+                await SendAsync(passage, Body(passage), time.GetTimestamp(), [], cancellation);
+            }
+        }, cancellation);
+        double query = await MedianAsync(new Arrival(0, Lane.Interactive, WorkKind.Query, [16]));
+        double small = await MedianAsync(new Arrival(0, Lane.Generate, WorkKind.Picture, [448])), large = await MedianAsync(new Arrival(0, Lane.Generate, WorkKind.Picture, [2688]));
+        await done.CancelAsync();
+        await busy;
+        return new CostProfile(Math.Max(1e-4, query - text.FixedSeconds - (16 * text.PerUnitSeconds)), Math.Max(0, large - small) / ((2688 * 2688) - (448 * 448)), 1, 0);
     }
 
     public void Dispose() => _client.Dispose();
@@ -118,7 +143,7 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
     /// <summary>Words that are new each time, so that nothing is answered from memory.</summary>
     private string Text(int tokens)
     {
-        var random = new Random(_nextSeed++);
+        var random = new Random(Interlocked.Increment(ref _nextSeed));
         string text = string.Join(' ', Enumerable.Range(0, Math.Max(1, tokens - 2)).Select(_ => Words[random.Next(Words.Length)]));
         return tokenizer.Count(text) <= tokens ? text : text[..(text.Length * tokens / tokenizer.Count(text))];
     }

@@ -69,6 +69,9 @@ public sealed record IngestOptions
 {
     public required string Collection { get; init; }
 
+    /// <summary>What a new collection's words are stemmed in; null takes the collection's own, or English.</summary>
+    public string? Language { get; init; }
+
     /// <summary>Delete documents whose source lies under one of these and was not found.</summary>
     public IReadOnlyList<string> PruneUnder { get; init; } = [];
 

@@ -37,7 +37,7 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
     {
         using var failed = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         CancellationToken stop = failed.Token;
-        store.EnsureCollection(options.Collection);
+        store.EnsureCollection(options.Collection, options.Language);
         var run = new Run(options, report, time);
         var found = Channel.CreateBounded<IngestSource>(QueueLength * 4);
         var read = Channel.CreateBounded<Readied>(QueueLength);

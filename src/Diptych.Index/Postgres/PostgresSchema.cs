@@ -1,4 +1,5 @@
 using Diptych.Core;
+using Diptych.Index.Lexical;
 using Npgsql;
 
 namespace Diptych.Index.Postgres;
@@ -79,6 +80,21 @@ internal static class PostgresSchema
           SELECT coalesce(sum(t.weight * f.n * 2.2 / (f.n + 1.2 * (0.25 + 0.75 * tokens / mean))), 0)
           FROM unnest(terms, weights) t(term, weight)
           JOIN LATERAL (SELECT coalesce(array_length(u.positions, 1), 1)::float8 AS n FROM unnest(words) u WHERE u.lexeme = t.term) f ON true $$;
+        """,
+        $"""
+        ALTER TABLE collections ADD COLUMN language text NOT NULL DEFAULT 'english';
+        {string.Join('\n', Language.Known.Where(l => l != Language.Default).Select(l => $"""
+            CREATE TEXT SEARCH CONFIGURATION diptych_{l} (COPY = {l});
+            ALTER TEXT SEARCH CONFIGURATION diptych_{l} ALTER MAPPING FOR hword, hword_part, word WITH unaccent, {l}_stem;
+            """))}
+        ALTER TABLE passages DROP COLUMN words;
+        ALTER TABLE passages ADD COLUMN config regconfig NOT NULL DEFAULT 'diptych_english';
+        ALTER TABLE passages ADD COLUMN words tsvector GENERATED ALWAYS AS (
+          to_tsvector(config, regexp_replace(text || ' ' || context, '[^[:alnum:]]+', ' ', 'g'))) STORED;
+        CREATE INDEX passages_by_words ON passages USING gin (words);
+        CREATE TABLE vocabulary (
+          collection_id bigint NOT NULL REFERENCES collections (id) ON DELETE CASCADE, word text COLLATE "C" NOT NULL, PRIMARY KEY (collection_id, word));
+        INSERT INTO vocabulary SELECT DISTINCT p.collection_id, word FROM passages p, unnest(tsvector_to_array(p.words)) word WHERE length(word) BETWEEN 4 AND 40;
         """,
     ];
 

@@ -25,10 +25,10 @@ public sealed partial class PostgresStore
     public bool CollectionExists(string name) => Read(c => c.Scalar("SELECT 1 FROM collections WHERE name = $1", name) is not null);
 
     public IReadOnlyList<Collection> Collections() => Read(c => c.Rows(
-        r => new Collection(r.GetString(0), r.GetFieldValue<DateTimeOffset>(1), r.GetInt32(2), r.GetInt32(3), r.GetInt32(4)),
+        r => new Collection(r.GetString(0), r.GetFieldValue<DateTimeOffset>(1), r.GetInt32(2), r.GetInt32(3), r.GetInt32(4), r.GetString(5)),
         """
         SELECT c.name, c.created_at, count(d.id)::integer, coalesce(sum(d.passage_count), 0)::integer,
-          (SELECT count(*) FROM passages p WHERE p.collection_id = c.id AND p.modality = 1)::integer
+          (SELECT count(*) FROM passages p WHERE p.collection_id = c.id AND p.modality = 1)::integer, c.language
         FROM collections c LEFT JOIN documents d ON d.collection_id = c.id GROUP BY c.id ORDER BY c.name
         """));
 
@@ -81,8 +81,10 @@ public sealed partial class PostgresStore
             {
                 return [];
             }
+            string language = (string)connection.Scalar("SELECT language FROM collections WHERE id = $1", id)!;
+            parts = [.. parts.SelectMany(p => Known(connection, id, p, language))];
             // A word may be a stop word to PostgreSQL: then nothing is left of it.
-            string[] terms = [.. connection.Rows(r => r.GetString(0), "SELECT DISTINCT unnest(tsvector_to_array(to_tsvector('diptych_english', $1)))", string.Join(' ', parts.Select(p => p.Words)))];
+            string[] terms = [.. connection.Rows(r => r.GetString(0), $"SELECT DISTINCT unnest(tsvector_to_array(to_tsvector('diptych_{language}', $1)))", string.Join(' ', parts.Select(p => p.Words)))];
             if (terms.Length == 0 && !parts.Any(p => p.IsPrefix))
             {
                 return [];
@@ -101,7 +103,7 @@ public sealed partial class PostgresStore
                 $"""
                 WITH asked AS (
                   SELECT string_agg(q::text, ' | ')::tsquery AS query FROM (
-                    SELECT phraseto_tsquery('diptych_english', part) AS q FROM unnest($1::text[]) part
+                    SELECT phraseto_tsquery('diptych_{language}', part) AS q FROM unnest($1::text[]) part
                     UNION ALL SELECT part::tsquery FROM unnest($6::text[]) part) s WHERE q::text <> ''),
                 best AS (
                   SELECT p.id, p.document_id, p.page, diptych_bm25(p.words, p.token_count, $2, $3, $4) AS score
@@ -113,6 +115,24 @@ public sealed partial class PostgresStore
         });
     }
 
+    /// <summary>A word that the collection does not have is taken for a typing error, and stands for its nearest that begin with the same letter.</summary>
+    private static IEnumerable<FullTextQuery.Part> Known(NpgsqlConnection connection, long collection, FullTextQuery.Part part, string language)
+    {
+        if (part.IsPrefix || part.Words.Length < 4 || part.Words.Any(c => !char.IsLetter(c)))
+        {
+            return [part];
+        }
+        string? stem = connection.Rows(r => r.GetString(0), $"SELECT unnest(tsvector_to_array(to_tsvector('diptych_{language}', $1)))", part.Words).FirstOrDefault();
+        if (stem is not { Length: >= 3 } || connection.Scalar($"SELECT 1 FROM passages_{collection} WHERE words @@ phraseto_tsquery('diptych_{language}', $1) LIMIT 1", part.Words) is not null)
+        {
+            return [part];
+        }
+        int most = stem.Length < 8 ? 1 : 2;
+        var near = connection.Rows(r => r.GetString(0), "SELECT word FROM vocabulary WHERE collection_id = $1 AND starts_with(word, $2) AND length(word) BETWEEN $3 AND $4", collection, stem[..1], stem.Length - most, stem.Length + most)
+            .Select(word => (Word: word, Distance: FullTextQuery.Distance(stem, word, most))).Where(w => w.Distance <= most).OrderBy(w => w.Distance).ThenBy(w => w.Word, StringComparer.Ordinal).Take(3).ToList();
+        return near.Count == 0 ? [part] : near.Where(w => w.Distance == near[0].Distance).Select(w => new FullTextQuery.Part(w.Word, IsPrefix: true));
+    }
+
     public (IReadOnlyDictionary<string, int> Frequencies, int Passages) WordFrequencies(string collection, IReadOnlyList<string> words) => Read(connection =>
     {
         var frequencies = new Dictionary<string, int>(StringComparer.Ordinal);
@@ -120,9 +140,10 @@ public sealed partial class PostgresStore
         {
             return (frequencies, 0);
         }
+        string language = (string)connection.Scalar("SELECT language FROM collections WHERE id = $1", id)!;
         foreach (string word in words)
         {
-            frequencies[word] = (int)connection.Scalar($"SELECT count(*)::integer FROM passages_{id} WHERE words @@ phraseto_tsquery('diptych_english', $1)", word)!;
+            frequencies[word] = (int)connection.Scalar($"SELECT count(*)::integer FROM passages_{id} WHERE words @@ phraseto_tsquery('diptych_{language}', $1)", word)!;
         }
         return ((IReadOnlyDictionary<string, int>)frequencies, (int)connection.Scalar($"SELECT count(*)::integer FROM passages_{id}")!);
     });

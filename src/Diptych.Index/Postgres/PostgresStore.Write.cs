@@ -10,13 +10,18 @@ namespace Diptych.Index.Postgres;
 /// <summary>What changes the database: a transaction each, passages by binary COPY.</summary>
 public sealed partial class PostgresStore
 {
-    public void EnsureCollection(string name)
+    public void EnsureCollection(string name, string? language = null)
     {
         if (name.Length is 0 or > 200 || name.Any(char.IsControl))
         {
             throw new InvalidRequestException("A collection's name has 1 to 200 printable characters.");
         }
-        Write(connection => CollectionId(connection, name));
+        string wanted = Language.Check(language ?? Language.Default);
+        string has = Write(connection => (string)connection.Scalar("SELECT language FROM collections WHERE id = $1", CollectionId(connection, name, wanted))!);
+        if (language is not null && has != language)
+        {
+            throw new InvalidRequestException($"The collection '{name}' is stemmed in {has}, not in {language}.");
+        }
     }
 
     public IReadOnlyList<Document> Commit(IReadOnlyList<IngestedDocument> documents)
@@ -45,6 +50,16 @@ public sealed partial class PostgresStore
                 committed.Add(document);
             }
             Copy(connection, rows);
+            foreach (long collection in rows.Select(r => r.Collection).Distinct())
+            {
+                // What typing errors are compared with.
+                connection.Execute(
+                    $"""
+                    INSERT INTO vocabulary SELECT DISTINCT $1::bigint, word FROM passages_{collection} p, unnest(tsvector_to_array(p.words)) word
+                    WHERE p.document_id = ANY($2) AND length(word) BETWEEN 4 AND 40 ON CONFLICT DO NOTHING
+                    """,
+                    collection, committed.Select(d => d.Id).ToArray());
+            }
             var byKey = committed.ToDictionary(d => (d.Collection, d.Source));
             return documents.Select(d => byKey[(d.Document.Collection, d.Document.Source)]).ToList();
         });
@@ -73,13 +88,13 @@ public sealed partial class PostgresStore
         return true;
     });
 
-    private long CollectionId(NpgsqlConnection connection, string name)
+    private long CollectionId(NpgsqlConnection connection, string name, string language = Language.Default)
     {
         if (connection.Scalar("SELECT id FROM collections WHERE name = $1", name) is long id)
         {
             return id;
         }
-        id = (long)connection.Scalar("INSERT INTO collections (name, created_at) VALUES ($1, $2) RETURNING id", name, _time.GetUtcNow())!;
+        id = (long)connection.Scalar("INSERT INTO collections (name, created_at, language) VALUES ($1, $2, $3) RETURNING id", name, _time.GetUtcNow(), language)!;
         connection.Execute(PostgresSchema.Partition(id));
         return id;
     }
@@ -106,11 +121,13 @@ public sealed partial class PostgresStore
         {
             return;
         }
+        var configurations = connection.Rows(r => (r.GetInt64(0), r.GetFieldValue<uint>(1)), "SELECT id, ('diptych_' || language)::regconfig::oid FROM collections WHERE id = ANY($1)", rows.Select(r => r.Collection).Distinct().ToArray())
+            .ToDictionary();
         List<long> ids = connection.Rows(r => r.GetInt64(0), "SELECT nextval('passage_ids') FROM generate_series(1, $1)", rows.Count);
         using (NpgsqlBinaryImporter copy = connection.BeginBinaryImport(
             """
             COPY passages (id, collection_id, document_id, ordinal, modality, text, heading_path, page, x, y, w, h, start_at, end_at, label,
-              width_px, height_px, text_vector, cross_vector, context, token_count) FROM STDIN (FORMAT binary)
+              width_px, height_px, text_vector, cross_vector, context, token_count, config) FROM STDIN (FORMAT binary)
             """))
         {
             for (int i = 0; i < rows.Count; i++)
@@ -155,6 +172,7 @@ public sealed partial class PostgresStore
                 copy.Write(Halves(ingested.CrossVector), "halfvec");
                 copy.Write(context, NpgsqlDbType.Text);
                 copy.Write(Math.Max(1, FullTextQuery.Words(text).Count() + FullTextQuery.Words(context).Count()), NpgsqlDbType.Integer);
+                copy.Write(configurations[collection], NpgsqlDbType.Regconfig);
             }
             copy.Complete();
         }

@@ -1,4 +1,5 @@
 using Diptych.Core;
+using Diptych.Index.Lexical;
 using Microsoft.Data.Sqlite;
 
 namespace Diptych.Index.Sqlite;
@@ -51,6 +52,7 @@ internal static class Schema
         CREATE INDEX passage_keys ON passages (document_id, modality, page);
         CREATE INDEX passages_wordless ON passages (id) WHERE modality = 1 AND text = '';
         """,
+        "ALTER TABLE collections ADD COLUMN language TEXT NOT NULL DEFAULT 'english'",
     ];
 
     public static int Version => Steps.Length;
@@ -77,9 +79,9 @@ internal static class Schema
     }
 
     /// <summary>The full-text table of a collection: its own, so that word statistics are its own too.</summary>
-    public static string FullText(long collectionId) => $"""
+    public static string FullText(long collectionId, string language) => $"""
         CREATE VIRTUAL TABLE fulltext_{collectionId} USING fts5 (
-          text, context, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2')
+          text, context, content='', contentless_delete=1, tokenize='{(language == Language.Default ? "porter " : "")}unicode61 remove_diacritics 2')
         """;
 }
 

@@ -1,6 +1,7 @@
 using System.Security.Cryptography;
 using System.Text;
 using Diptych.Core;
+using Diptych.Index.Lexical;
 using Microsoft.Data.Sqlite;
 
 namespace Diptych.Index.Sqlite;
@@ -97,7 +98,8 @@ public sealed partial class SqliteStore
             foreach (long collection in _writer.Rows("SELECT id FROM collections").Select(r => r.GetInt64(0)).ToList())
             {
                 _writer.Execute($"DROP TABLE IF EXISTS fulltext_{collection}");
-                _writer.Execute(Schema.FullText(collection));
+                string language = LanguageOf(_writer, collection);
+                _writer.Execute(Schema.FullText(collection, language));
                 var documents = _writer.Rows($"{DocumentQueries.Select} WHERE d.collection_id = $c", ("$c", collection)).Select(DocumentQueries.Read).ToDictionary(d => d.Id);
                 foreach (var (id, document, path, text) in _writer.Rows(
                     "SELECT p.id, p.document_id, p.heading_path, p.text FROM passages p JOIN documents d ON d.id = p.document_id WHERE d.collection_id = $c", ("$c", collection))
@@ -105,7 +107,7 @@ public sealed partial class SqliteStore
                 {
                     _writer.Execute(
                         $"INSERT INTO fulltext_{collection} (rowid, text, context) VALUES ($id, $text, $context)",
-                        ("$id", id), ("$text", text), ("$context", Context(documents[document], path)));
+                        ("$id", id), ("$text", Language.Analyze(text, language)), ("$context", Language.Analyze(Context(documents[document], path), language)));
                 }
             }
             transaction.Commit();

@@ -19,9 +19,9 @@ public sealed partial class SqliteStore
         return [.. connection.Rows(
             """
             SELECT c.name, c.created_at, count(d.id), coalesce(sum(d.passage_count), 0),
-              (SELECT count(*) FROM documents e JOIN passages p ON p.document_id = e.id WHERE e.collection_id = c.id AND p.modality = 1)
+              (SELECT count(*) FROM documents e JOIN passages p ON p.document_id = e.id WHERE e.collection_id = c.id AND p.modality = 1), c.language
             FROM collections c LEFT JOIN documents d ON d.collection_id = c.id GROUP BY c.id ORDER BY c.name
-            """).Select(r => new Collection(r.GetString(0), Time(r.GetString(1)), r.GetInt32(2), r.GetInt32(3), r.GetInt32(4)))];
+            """).Select(r => new Collection(r.GetString(0), Time(r.GetString(1)), r.GetInt32(2), r.GetInt32(3), r.GetInt32(4), r.GetString(5)))];
     }
 
     public bool CollectionExists(string name)
@@ -109,7 +109,8 @@ public sealed partial class SqliteStore
         {
             return [];
         }
-        string expression = FullTextQuery.Expression(parts.SelectMany(p => Known(connection, id, p)));
+        string language = LanguageOf(connection, id);
+        string expression = FullTextQuery.Expression(parts.SelectMany(p => Known(connection, id, Language.Analyze(p, language), language)));
         var found = new List<Candidate>(k);
         string weight = ContextWeight.ToString(CultureInfo.InvariantCulture);
         foreach (SqliteDataReader row in connection.Rows(
@@ -142,7 +143,7 @@ public sealed partial class SqliteStore
     /// The part as it is where the collection has it; a word that it does not have is taken for a typing error, and stands for the words
     /// that differ from it least and begin with the same letter.
     /// </summary>
-    private static IEnumerable<FullTextQuery.Part> Known(SqliteConnection connection, long collection, FullTextQuery.Part part)
+    private static IEnumerable<FullTextQuery.Part> Known(SqliteConnection connection, long collection, FullTextQuery.Part part, string language)
     {
         if (part.IsPrefix || part.Words.Length < 4 || part.Words.Any(c => !char.IsLetter(c))
             || connection.Scalar($"SELECT 1 FROM fulltext_{collection} WHERE fulltext_{collection} MATCH $q LIMIT 1", ("$q", $"\"{part.Words}\"")) is not null)
@@ -151,7 +152,7 @@ public sealed partial class SqliteStore
         }
         connection.Execute($"CREATE VIRTUAL TABLE IF NOT EXISTS temp.vocabulary_{collection} USING fts5vocab(main, fulltext_{collection}, row)");
         // The vocabulary holds stems, so the word's own is what is compared.
-        string stem = FullTextQuery.Stem(part.Words), first = stem[..1];
+        string stem = language == Language.Default ? FullTextQuery.Stem(part.Words) : part.Words, first = stem[..1];
         int most = stem.Length < 8 ? 1 : 2;
         var near = connection.Rows($"SELECT term, doc FROM temp.vocabulary_{collection} WHERE term >= $a AND term < $b", ("$a", first), ("$b", first + char.MaxValue))
             .Select(r => (Term: r.GetString(0), Documents: r.GetInt64(1)))
@@ -172,10 +173,11 @@ public sealed partial class SqliteStore
         {
             return (frequencies, 0);
         }
+        string language = LanguageOf(connection, id);
         foreach (string word in words)
         {
             frequencies[word] = Convert.ToInt32(
-                connection.Scalar($"SELECT count(*) FROM fulltext_{id} WHERE fulltext_{id} MATCH $q", ("$q", $"\"{word.Replace("\"", "", StringComparison.Ordinal)}\"")),
+                connection.Scalar($"SELECT count(*) FROM fulltext_{id} WHERE fulltext_{id} MATCH $q", ("$q", $"\"{Language.Analyze(word.Replace("\"", "", StringComparison.Ordinal), language)}\"")),
                 CultureInfo.InvariantCulture);
         }
         int passages = Convert.ToInt32(

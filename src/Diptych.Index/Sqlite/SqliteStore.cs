@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.Json;
 using Diptych.Core;
+using Diptych.Index.Lexical;
 using Microsoft.Data.Sqlite;
 
 namespace Diptych.Index.Sqlite;
@@ -58,7 +59,7 @@ public sealed partial class SqliteStore : IDocumentStore
     }
 
     /// <summary>Makes the collection if it is not there.</summary>
-    public void EnsureCollection(string name)
+    public void EnsureCollection(string name, string? language = null)
     {
         if (name.Length is 0 or > 200 || name.Any(char.IsControl))
         {
@@ -67,6 +68,10 @@ public sealed partial class SqliteStore : IDocumentStore
         lock (_writing)
         {
             using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
+            if (language is not null && LanguageOf(_writer, CollectionId(name, create: true, Language.Check(language))) is var has && has != language)
+            {
+                throw new InvalidRequestException($"The collection '{name}' is stemmed in {has}, not in {language}.");
+            }
             CollectionId(name, create: true);
             transaction.Commit();
         }
@@ -191,7 +196,7 @@ public sealed partial class SqliteStore : IDocumentStore
         }
     }
 
-    private long CollectionId(string name, bool create)
+    private long CollectionId(string name, bool create, string language = Language.Default)
     {
         if (_writer.Scalar("SELECT id FROM collections WHERE name = $n", ("$n", name)) is long id)
         {
@@ -202,10 +207,13 @@ public sealed partial class SqliteStore : IDocumentStore
             return 0;
         }
         id = (long)_writer.Scalar(
-            "INSERT INTO collections (name, created_at) VALUES ($n, $t) RETURNING id", ("$n", name), ("$t", Iso(_time.GetUtcNow())))!;
-        _writer.Execute(Schema.FullText(id));
+            "INSERT INTO collections (name, created_at, language) VALUES ($n, $t, $l) RETURNING id", ("$n", name), ("$t", Iso(_time.GetUtcNow())), ("$l", language))!;
+        _writer.Execute(Schema.FullText(id, language));
         return id;
     }
+
+    private static string LanguageOf(SqliteConnection connection, long collection) =>
+        (string)connection.Scalar("SELECT language FROM collections WHERE id = $c", ("$c", collection))!;
 
     private long InsertDocument(long collection, Document d) => (long)_writer.Scalar(
         """
@@ -236,6 +244,8 @@ public sealed partial class SqliteStore : IDocumentStore
     /// <summary>The statements of a commit, prepared once a transaction.</summary>
     private sealed class Inserts(SqliteConnection connection) : IDisposable
     {
+        private readonly Dictionary<long, string> _languages = [];
+
         private readonly SqliteCommand _passage = connection.Command(
             """
             INSERT INTO passages (document_id, ordinal, modality, text, heading_path, page, x, y, w, h, start, end, label, width_px, height_px)
@@ -258,8 +268,13 @@ public sealed partial class SqliteStore : IDocumentStore
                 ("$text", ingested.TextVector is null ? null : Bytes(ingested.TextVector)), ("$cross", Bytes(ingested.CrossVector)));
             _vector.ExecuteNonQuery();
             string context = Context(document, p.HeadingPath);
+            if (!_languages.TryGetValue(collection, out string? language))
+            {
+                _languages.Add(collection, language = LanguageOf(connection, collection));
+            }
             connection.Execute(
-                $"INSERT INTO fulltext_{collection} (rowid, text, context) VALUES ($id, $text, $context)", ("$id", id), ("$text", p.Text), ("$context", context));
+                $"INSERT INTO fulltext_{collection} (rowid, text, context) VALUES ($id, $text, $context)",
+                ("$id", id), ("$text", Language.Analyze(p.Text, language)), ("$context", Language.Analyze(context, language)));
             if (ingested.Thumbnail is not null)
             {
                 connection.Execute(

@@ -151,6 +151,40 @@ public abstract class DocumentStoreConformance
         Assert.Equal(expected, string.Join(',', store.SearchLexical("c", query, 10, null, Modality.Text).Select(c => c.Key.Document.Source)));
     }
 
+    [Theory]
+    [InlineData("english", "the ferries were leaving", "ferry leaves")]
+    [InlineData("french", "les chevaux mangeaient des pommes", "manger une pomme")]
+    [InlineData("german", "die Häuser standen am Fluss", "Haus Hauses")]
+    [InlineData("spanish", "los niños cantaban canciones", "cantar canción")]
+    [InlineData("italian", "le ragazze leggevano libri antichi", "libro antico")]
+    public void Words_are_stemmed_in_the_collections_language(string language, string stored, string asked)
+    {
+        using IDocumentStore store = Open();
+        var random = new Random(6);
+        string collection = $"in-{language}";
+        store.EnsureCollection(collection, language);
+        store.Commit([RandomDocument(random, collection, "a", 1) with { Passages = [Text(stored, random)] }]);
+        foreach (string word in asked.Split(' ').Where(w => w.Length > 3))
+        {
+            Assert.True(store.SearchLexical(collection, word, 10, null, Modality.Text).Count == 1, $"'{word}' did not find '{stored}'");
+        }
+        Assert.Equal(language, store.Collections().Single(c => c.Name == collection).Language);
+        Assert.Throws<InvalidRequestException>(() => store.EnsureCollection(collection, language == "dutch" ? "danish" : "dutch"));
+        Assert.Throws<InvalidRequestException>(() => store.EnsureCollection("other", "klingon"));
+        store.EnsureCollection(collection);
+    }
+
+    [Fact]
+    public void A_typing_error_stands_for_the_nearest_word()
+    {
+        using IDocumentStore store = Open();
+        var random = new Random(8);
+        store.Commit([RandomDocument(random, "c", "a", 1) with { Passages = [Text("the lighthouse keeper rows", random)] }, RandomDocument(random, "c", "b", 2) with { Passages = [Text("an apple a day", random)] }]);
+        Candidate hit = Assert.Single(store.SearchLexical("c", "lighthuose", 10, null, Modality.Text));
+        Assert.Equal("a", hit.Key.Document.Source);
+        Assert.Empty(store.SearchLexical("c", "xylophone", 10, null, Modality.Text));
+    }
+
     [Fact]
     public void What_was_stored_comes_back_as_it_was()
     {
