@@ -59,7 +59,7 @@ public sealed partial class InferenceService
         double expiry = entry.Request.TimeLimit?.TotalSeconds ?? (objective.Expires ? Math.Max(objective.Expiry.TotalSeconds, 2 * limit) : double.PositiveInfinity);
         entry.Id = _nextId++;
         entry.Due = now + limit;
-        var item = new WorkItem(entry.Id, model.Index, entry.Request.Lane, tenant, entry.Units, now, now + limit, now + expiry, solo, cost.PredictShare(entry.Units));
+        var item = new WorkItem(entry.Id, model.Index, entry.Request.Lane, tenant, entry.Units, now, now + limit, now + expiry, solo, cost.ExpectShare(entry.Units));
         entry.Slot = _work.Add(item);
         _entries.Add(entry.Id, entry);
         if (_devices.Length == 1)
@@ -81,7 +81,7 @@ public sealed partial class InferenceService
         {
             return;
         }
-        double solo = _costs[model.Index].Predict(units), load = Missing(model);
+        double solo = _costs[model.Index].Expect(units), load = Missing(model);
         double limit = timeLimit?.TotalSeconds ?? Admission.LimitSeconds(_options.Objectives[lane], solo) + load;
         double ahead = Admission.AheadSeconds(_work, _policy, lane, tenant, _workerCount, Running(now)) + load;
         if (ahead + solo > limit)
@@ -179,7 +179,7 @@ public sealed partial class InferenceService
                 placement = model.Placements.First(p => p.Device == device);
                 placement.Busy++;
                 device.Idle--;
-                device.EndsAt[worker] = Now() + decision.PredictedSeconds;
+                device.EndsAt[worker] = Now() + _costs[decision.Batch[0].Model].Expect(decision.PaddedUnits);
                 model.Used(Now(), decision.Batch.Count);
                 batch.Clear();
                 foreach (WorkItem item in decision.Batch)

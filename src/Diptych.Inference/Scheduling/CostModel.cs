@@ -55,12 +55,15 @@ public sealed class CostModel
         return (p.FixedSeconds + (p.PerUnitSeconds * paddedUnits)) * p.High;
     }
 
-    /// <returns>Seconds that units add to a batch which runs anyway.</returns>
-    public double PredictShare(int units)
+    /// <returns>Seconds that such a batch is expected to take: what admission reckons with, where a refusal and a miss cost the same.</returns>
+    public double Expect(int paddedUnits)
     {
         CostProfile p = _profile;
-        return p.PerUnitSeconds * units * p.High;
+        return p.FixedSeconds + (p.PerUnitSeconds * paddedUnits);
     }
+
+    /// <returns>Seconds that units are expected to add to a batch which runs anyway.</returns>
+    public double ExpectShare(int units) => _profile.PerUnitSeconds * units;
 
     public void Observe(int paddedUnits, double seconds)
     {

@@ -15,9 +15,12 @@ public sealed class DeadlinePolicy(IReadOnlyList<CostModel> costs, IReadOnlyDict
     /// <summary>How far above the least served tenant one may be and still compete by deadline, as a share of the lane's target.</summary>
     public const double BurstShare = 0.1;
 
+    /// <summary>Of so many batches, aged bulk work leads one while other work waits.</summary>
+    private const int AgedShare = 8;
+
     private readonly double[] _leastServed = new double[3];
     private (int Distance, double LatestStart, int Queue)[] _candidates = new (int, double, int)[64];
-    private bool _lastWasAged;
+    private int _passedOver;
 
     public override bool RefusesLateWork => true;
 
@@ -100,14 +103,9 @@ public sealed class DeadlinePolicy(IReadOnlyList<CostModel> costs, IReadOnlyDict
         {
             return null;
         }
-        // Bulk work that has aged into urgency leads every other batch at most, however much of it there is.
-        bool aged = tops[best].Lane == Lane.Bulk && urgentOther >= 0;
-        if (aged && _lastWasAged)
-        {
-            (best, aged) = (urgentOther, false);
-        }
-        _lastWasAged = aged;
-        return tops[best];
+        // Bulk work that has aged into urgency has one batch in so many: however late it is, and however much of it there is, it
+        // neither starves nor makes others late.
+        return tops[best].Lane == Lane.Bulk && urgentOther >= 0 && ++_passedOver % AgedShare != 0 ? tops[urgentOther] : tops[best];
     }
 
     private void Fill(WaitingWork work, in QueueTop leader, double now, int idleWorkers, Decision into)

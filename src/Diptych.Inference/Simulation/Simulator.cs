@@ -33,6 +33,7 @@ public sealed class Simulator(
         private readonly bool[] _runnable = [true, true];
         private readonly PriorityQueue<(int Kind, int Index), double> _events = new();
         private readonly double[] _endsAt = new double[workers];
+        private readonly double[] _decodersFreeAt = new double[workers];
         private readonly List<WorkItem>?[] _running = new List<WorkItem>?[workers];
         private readonly Stack<int> _idle = new(Enumerable.Range(0, workers).Reverse());
         private readonly State[] _states = new State[workload.Arrivals.Count];
@@ -81,20 +82,31 @@ public sealed class Simulator(
         {
             Arrival arrival = workload.Arrivals[index];
             _states[index] = new State { Left = arrival.Units.Count };
-            double prepare = simulator.Overhead + (arrival.Kind == WorkKind.Picture ? arrival.Units.Sum(u => simulator.PrepareImage * u * u) : 0);
+            double prepare = simulator.Overhead + (arrival.Kind == WorkKind.Picture ? arrival.Units.Max(u => simulator.PrepareImage * u * u) : 0);
             if (arrival.Lane != Lane.Bulk && policy.RefusesLateWork && Late(arrival, now, prepare))
             {
                 _states[index].Refused = true;
                 return;
             }
             _preparing++;
-            _events.Enqueue((Ready, index), now + prepare);
+            double ready = now + (simulator.Overhead * Crowd());
+            foreach (int side in arrival.Kind == WorkKind.Picture ? arrival.Units : [])
+            {
+                // Pictures are decoded by as many threads as there are workers, in the order in which they came.
+                int thread = Array.IndexOf(_decodersFreeAt, _decodersFreeAt.Min());
+                _decodersFreeAt[thread] = Math.Max(now, _decodersFreeAt[thread]) + (simulator.PrepareImage * side * side * Crowd());
+                ready = Math.Max(ready, _decodersFreeAt[thread]);
+            }
+            _events.Enqueue((Ready, index), ready);
         }
+
+        /// <summary>Preparing takes cores that batches run on, where the models have no accelerator of their own.</summary>
+        private double Crowd() => Math.Max(1, (workers - _idle.Count + _preparing) / (double)workers);
 
         private bool Late(Arrival arrival, double now, double prepare)
         {
             int model = arrival.Kind == WorkKind.Picture ? ImageModel : TextModel;
-            double solo = arrival.Units.Sum(u => costs[model].Predict(model == TextModel ? u : 1));
+            double solo = arrival.Units.Sum(u => costs[model].Expect(model == TextModel ? u : 1));
             double busy = _idle.Count > 0 ? 0 : Math.Max(0, _endsAt.Min() - now);
             double ahead = Admission.AheadSeconds(_work, policy, arrival.Lane, _work.Shares.IndexOf(arrival.Tenant), workers, busy);
             return ahead + solo + prepare > Admission.LimitSeconds(simulator.Objective(arrival.Lane), solo);
@@ -113,7 +125,7 @@ public sealed class Simulator(
                 double expiry = objective.Expires ? Math.Max(objective.Expiry.TotalSeconds, 2 * limit) : double.PositiveInfinity;
                 _requestOf.Add(index);
                 _work.Add(new WorkItem(
-                    _requestOf.Count - 1, model, arrival.Lane, _work.Shares.IndexOf(arrival.Tenant), units, now, arrival.Seconds + limit, arrival.Seconds + expiry, solo, costs[model].PredictShare(units)));
+                    _requestOf.Count - 1, model, arrival.Lane, _work.Shares.IndexOf(arrival.Tenant), units, now, arrival.Seconds + limit, arrival.Seconds + expiry, solo, costs[model].ExpectShare(units)));
             }
         }
 
@@ -136,12 +148,10 @@ public sealed class Simulator(
                     return;
                 }
                 int worker = _idle.Pop(), model = _decision.Batch[0].Model;
-                // Preparing takes cores that batches run on, where the models have no accelerator of their own.
-                double crowd = Math.Max(1, (workers - _idle.Count + _preparing) / (double)workers);
-                double seconds = simulator.Time(model, _decision.PaddedUnits, random) * crowd;
+                double seconds = simulator.Time(model, _decision.PaddedUnits, random) * Crowd();
                 costs[model].Observe(_decision.PaddedUnits, seconds);
                 _running[worker] = [.. _decision.Batch];
-                _endsAt[worker] = now + _decision.PredictedSeconds;
+                _endsAt[worker] = now + costs[model].Expect(_decision.PaddedUnits);
                 _events.Enqueue((Ends, worker), now + seconds);
             }
         }

@@ -24,15 +24,20 @@ public sealed class DeadlinePolicyTests
     }
 
     [Fact]
-    public void Bulk_work_ages_until_it_leads_but_never_twice_in_a_row()
+    public void Bulk_work_that_has_aged_has_its_share_and_no_more_while_others_wait()
     {
-        for (int i = 0; i < 10; i++)
+        var work = new WaitingWork();
+        for (int i = 0; i < 800; i++)
         {
-            Add(Lane.Bulk, deadline: 60, units: 50);
+            Add(i < 400 ? Lane.Bulk : Lane.Interactive, i < 400 ? 60 : 61.02, 50, model: i < 400 ? 0 : 1, expires: 70, work: work);
         }
-        long waits = Add(Lane.Interactive, deadline: 69, units: 10, model: 1);
-        Assert.DoesNotContain(waits, Step(59.9));
-        Assert.Equal([waits], Step(59.9));
+        var leaders = new List<Lane>();
+        for (int i = 0; i < 80; i++)
+        {
+            _policy.Step(work, 61, new DeviceView(Loaded, 1), _decision);
+            leaders.Add(_decision.Batch[0].Lane);
+        }
+        Assert.Equal(10, leaders.Count(l => l == Lane.Bulk));
     }
 
     [Fact]
@@ -169,7 +174,7 @@ public sealed class DeadlinePolicyTests
             int kind = random.Next(100);
             if (kind < 45)
             {
-                Lane lane = (Lane)random.Next(3);
+                Lane lane = random.Next(6) is var drawn && drawn < 3 ? Lane.Interactive : drawn < 5 ? Lane.Generate : Lane.Bulk;
                 int units = random.Next(1, 40), model = random.Next(3);
                 double target = lane == Lane.Interactive ? 0.1 : lane == Lane.Generate ? 1 : 5;
                 var item = new WorkItem(
@@ -187,7 +192,7 @@ public sealed class DeadlinePolicyTests
                     ended++;
                 }
             }
-            else if (kind < 75)
+            else if (kind < 90)
             {
                 _policy.Step(_work, now, new DeviceView(Loaded, 1 + random.Next(2)), _decision);
                 foreach (WorkItem item in _decision.Expired)
