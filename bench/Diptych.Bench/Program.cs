@@ -2,7 +2,7 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|postgres|serve|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|postgres|serve|llm|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -15,6 +15,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["growth"] = GrowthSpeed.RunAsync,
     ["postgres"] = PostgresSpeed.RunAsync,
     ["serve"] = ServeSpeed.RunAsync,
+    ["llm"] = LlmSpeed.RunAsync,
 };
 if (what != "all" && !benches.ContainsKey(what))
 {

@@ -58,7 +58,7 @@ internal static class PostgresSpeed
 
         await using var source = new NpgsqlDataSourceBuilder($"Host=127.0.0.1;Port={server.Port};Username=postgres;Database={from}").UseVectorAndBuild();
         await using NpgsqlConnection connection = await source.OpenConnectionAsync();
-        await using (var settings = new NpgsqlCommand("SET hnsw.ef_search = 128; SET hnsw.iterative_scan = 'relaxed_order'", connection))
+        await using (var settings = new NpgsqlCommand("SET hnsw.ef_search = 200; SET hnsw.iterative_scan = 'strict_order'", connection))
         {
             await settings.ExecuteNonQueryAsync();
         }

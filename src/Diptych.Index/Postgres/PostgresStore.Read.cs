@@ -183,7 +183,20 @@ public sealed partial class PostgresStore
         FROM best JOIN documents d ON d.id = best.document_id JOIN collections c ON c.id = d.collection_id ORDER BY {order}, best.id
         """;
 
-    private static long? Partition(NpgsqlConnection connection, string collection) => connection.Scalar("SELECT id FROM collections WHERE name = $1", collection) as long?;
+    /// <summary>The collection's number, which is part of its table's name; looked up once.</summary>
+    private long? Partition(NpgsqlConnection connection, string collection)
+    {
+        if (_partitions.TryGetValue(collection, out long known))
+        {
+            return known;
+        }
+        long? id = connection.Scalar("SELECT id FROM collections WHERE name = $1", collection) as long?;
+        if (id is { } found)
+        {
+            _partitions[collection] = found;
+        }
+        return id;
+    }
 
     private static double Frequency(NpgsqlConnection connection, long collection, string lexeme) => Convert.ToDouble(
         connection.Scalar($"SELECT count(*) FROM passages_{collection} WHERE words @@ $1::text::tsquery", $"'{lexeme.Replace("'", "''", StringComparison.Ordinal)}'"),

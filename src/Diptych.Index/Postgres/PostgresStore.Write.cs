@@ -85,6 +85,7 @@ public sealed partial class PostgresStore
         connection.Execute("DELETE FROM documents WHERE collection_id = $1", id);
         connection.Execute($"DROP TABLE passages_{id}");
         connection.Execute("DELETE FROM collections WHERE id = $1", id);
+        _partitions.TryRemove(name, out _);
         return true;
     });
 

@@ -25,6 +25,7 @@ public sealed partial class PostgresStore : IDocumentStore
     private readonly ResiliencePipeline _retryReads, _retryWrites;
     private readonly CancellationTokenSource _closing = new();
     private Task _listener = Task.CompletedTask;
+    private readonly System.Collections.Concurrent.ConcurrentDictionary<string, long> _partitions = new(StringComparer.Ordinal);
     private long _seq;
 
     /// <summary>Where the primary's log stood after this node's last commit.</summary>
@@ -35,6 +36,9 @@ public sealed partial class PostgresStore : IDocumentStore
         (TextSpace, CrossSpace, _time) = (textSpace, crossSpace, time);
         var settings = new NpgsqlConnectionStringBuilder(connectionString);
         settings.ApplicationName ??= "diptych";
+        // A search is the same few statements again and again: the server plans them once a connection.
+        settings.MaxAutoPrepare = settings.MaxAutoPrepare == 0 ? 128 : settings.MaxAutoPrepare;
+        settings.AutoPrepareMinUsages = 2;
         settings.Options = $"{settings.Options} -c hnsw.ef_search={EfSearch} -c hnsw.iterative_scan=strict_order".Trim();
         _replicated = settings.Host?.Contains(',', StringComparison.Ordinal) ?? false;
         if (_replicated)
@@ -167,7 +171,14 @@ public sealed partial class PostgresStore : IDocumentStore
 
     private ResiliencePipeline Retry(int attempts) => new ResiliencePipelineBuilder { TimeProvider = _time }.AddRetry(new RetryStrategyOptions
     {
-        ShouldHandle = new PredicateBuilder().Handle<NpgsqlException>(e => IsUnreachable(e) || e.IsTransient || e is PostgresException { SqlState: PostgresErrorCodes.UniqueViolation }),
+        ShouldHandle = new PredicateBuilder().Handle<NpgsqlException>(e => IsUnreachable(e) || e.IsTransient
+            || e is PostgresException { SqlState: PostgresErrorCodes.UniqueViolation or PostgresErrorCodes.UndefinedTable or PostgresErrorCodes.FeatureNotSupported }),
+        OnRetry = _ =>
+        {
+            // A collection that another node deleted, or made anew, has another table.
+            _partitions.Clear();
+            return default;
+        },
         MaxRetryAttempts = attempts,
         Delay = TimeSpan.FromMilliseconds(50),
         MaxDelay = TimeSpan.FromSeconds(3),

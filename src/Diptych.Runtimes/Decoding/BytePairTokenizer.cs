@@ -1,0 +1,289 @@
+using System.Globalization;
+using System.Text;
+using System.Text.Json;
+using System.Text.RegularExpressions;
+
+namespace Diptych.Runtimes.Decoding;
+
+/// <summary>
+/// Byte-level byte pair encoding, as Llama 3, Llama 4 and GPT-2's descendants have it: the text is cut by a pattern, and within each piece
+/// the neighbours whose union comes first in the vocabulary's order are joined until none is left (Sennrich et al. 2016).
+/// </summary>
+public sealed class BytePairTokenizer
+{
+    /// <summary>Llama 3's cut.</summary>
+    public const string Llama3 = @"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+    /// <summary>Llama 4's cut.</summary>
+    public const string Llama4 = @"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+    /// <summary>SmolLM2's: single digits, then GPT-2's cut.</summary>
+    public const string SmolLm = @"\p{Nd}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[\p{Nl}\p{No}]+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{Nd})|\s+(?!\S)|\s+";
+
+    private readonly Dictionary<string, int> _ids;
+    private readonly Dictionary<(int, int), (int Rank, int Id)> _merges;
+    private readonly byte[][] _bytes;
+    private readonly int[] _byteIds = new int[256];
+    private readonly Regex _cut;
+    private readonly Regex? _special;
+    private readonly Dictionary<string, int> _specials;
+
+    private BytePairTokenizer(byte[][] bytes, Dictionary<(int, int), (int, int)> merges, string cut, Dictionary<string, int> specials)
+    {
+        _bytes = bytes;
+        _merges = merges;
+        _specials = specials;
+        _ids = [];
+        for (int id = 0; id < bytes.Length; id++)
+        {
+            if (bytes[id].Length > 0 && !specials.ContainsValue(id))
+            {
+                _ids.TryAdd(Latin(bytes[id]), id);
+            }
+        }
+        for (int b = 0; b < 256; b++)
+        {
+            _byteIds[b] = _ids.GetValueOrDefault(((char)b).ToString(), -1);
+        }
+        _cut = new Regex(cut, RegexOptions.CultureInvariant | RegexOptions.Compiled, TimeSpan.FromSeconds(10));
+        _special = specials.Count == 0 ? null : new Regex(
+            string.Join('|', specials.Keys.OrderByDescending(s => s.Length).Select(Regex.Escape)), RegexOptions.CultureInvariant, TimeSpan.FromSeconds(10));
+    }
+
+    public int Count => _bytes.Length;
+
+    /// <summary>Ids of markers such as <c>&lt;|im_end|&gt;</c>.</summary>
+    public IReadOnlyDictionary<string, int> Specials => _specials;
+
+    /// <summary>Reads a tiktoken file (Llama 3 and 4's tokenizer.model): a token in base64 and its rank on each line.</summary>
+    /// <exception cref="InvalidDataException">A line is none.</exception>
+    public static BytePairTokenizer FromTiktoken(string path, string cut, IReadOnlyDictionary<string, int>? specials = null)
+    {
+        var bytes = new List<byte[]>();
+        foreach (string line in File.ReadLines(path).Where(l => l.Length > 0))
+        {
+            string[] parts = line.Split(' ');
+            if (parts.Length != 2 || !int.TryParse(parts[1], CultureInfo.InvariantCulture, out int rank) || rank != bytes.Count)
+            {
+                throw new InvalidDataException($"{path}: '{line}' is no token with its rank {bytes.Count}.");
+            }
+            try
+            {
+                bytes.Add(Convert.FromBase64String(parts[0]));
+            }
+            catch (FormatException error)
+            {
+                throw new InvalidDataException($"{path}: '{parts[0]}' is no base64.", error);
+            }
+        }
+        var ids = bytes.Select((b, i) => (Key: Latin(b), i)).ToDictionary(p => p.Key, p => p.i, StringComparer.Ordinal);
+        var merges = new Dictionary<(int, int), (int, int)>();
+        for (int id = 0; id < bytes.Count; id++)
+        {
+            string whole = Latin(bytes[id]);
+            for (int at = 1; at < whole.Length; at++)
+            {
+                // Any two tokens side by side join at the rank of their union.
+                if (ids.TryGetValue(whole[..at], out int left) && ids.TryGetValue(whole[at..], out int right))
+                {
+                    merges.TryAdd((left, right), (id, id));
+                }
+            }
+        }
+        var all = new Dictionary<string, int>(specials ?? new Dictionary<string, int>(), StringComparer.Ordinal);
+        int count = Math.Max(bytes.Count, all.Values.DefaultIfEmpty(-1).Max() + 1);
+        return new BytePairTokenizer([.. Enumerable.Range(0, count).Select(i => i < bytes.Count ? bytes[i] : SpecialBytes(all, i))], merges, cut, all);
+    }
+
+    /// <summary>Reads the tokenizer that a GGUF file carries.</summary>
+    /// <exception cref="InvalidDataException">It is of a kind that is not read.</exception>
+    public static BytePairTokenizer FromGguf(GgufFile file)
+    {
+        if (file.String("tokenizer.ggml.model") != "gpt2" || file.List("tokenizer.ggml.tokens") is not { } tokens || file.List("tokenizer.ggml.merges") is not { } merges)
+        {
+            throw new InvalidDataException($"{file.Path}: tokenizers of kind '{file.String("tokenizer.ggml.model")}' are not read; byte-level ones are.");
+        }
+        var types = file.List("tokenizer.ggml.token_type");
+        string cut = file.String("tokenizer.ggml.pre") switch
+        {
+            "smollm" => SmolLm,
+            "llama-bpe" or "llama3" => Llama3,
+            "llama4" => Llama4,
+            var other => throw new InvalidDataException($"{file.Path}: the cut '{other}' is not known."),
+        };
+        return Of([.. tokens.Cast<string>()], [.. merges.Cast<string>()], cut, i => types is not null && Convert.ToInt32(types[i], CultureInfo.InvariantCulture) is 3 or 4);
+    }
+
+    /// <summary>Reads a tokenizer.json of a byte-level model.</summary>
+    /// <exception cref="InvalidDataException">It is of a kind that is not read.</exception>
+    public static BytePairTokenizer FromJson(string path)
+    {
+        try
+        {
+            using var json = JsonDocument.Parse(File.ReadAllBytes(path));
+            JsonElement model = json.RootElement.GetProperty("model");
+            var vocabulary = model.GetProperty("vocab").EnumerateObject().ToDictionary(e => e.Name, e => e.Value.GetInt32(), StringComparer.Ordinal);
+            var added = json.RootElement.GetProperty("added_tokens").EnumerateArray().ToDictionary(e => e.GetProperty("content").GetString()!, e => e.GetProperty("id").GetInt32(), StringComparer.Ordinal);
+            string[] tokens = new string[vocabulary.Values.Concat(added.Values).Max() + 1];
+            Array.Fill(tokens, "");
+            foreach (var (text, id) in vocabulary.Concat(added))
+            {
+                tokens[id] = text;
+            }
+            string[] merges = [.. model.GetProperty("merges").EnumerateArray().Select(m => m.ValueKind == JsonValueKind.String ? m.GetString()! : $"{m[0].GetString()} {m[1].GetString()}")];
+            string text_ = json.RootElement.GetProperty("pre_tokenizer").GetRawText();
+            string cut = text_.Contains("{1,3}", StringComparison.Ordinal) ? text_.Contains("\\\\p{Lu}", StringComparison.Ordinal) ? Llama4 : Llama3 : SmolLm;
+            return Of(tokens, merges, cut, i => added.ContainsValue(i));
+        }
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or ArgumentException)
+        {
+            throw new InvalidDataException($"{path} is no tokenizer that is read: {error.Message}", error);
+        }
+    }
+
+    /// <param name="specials">Whether markers in the text are tokens; false takes them as text.</param>
+    public int[] Encode(string text, bool specials = false)
+    {
+        var ids = new List<int>(text.Length / 3);
+        int at = 0;
+        if (specials && _special is not null)
+        {
+            foreach (Match marker in _special.Matches(text))
+            {
+                EncodePlain(text[at..marker.Index], ids);
+                ids.Add(_specials[marker.Value]);
+                at = marker.Index + marker.Length;
+            }
+        }
+        EncodePlain(text[at..], ids);
+        return [.. ids];
+    }
+
+    /// <summary>The bytes that a token stands for.</summary>
+    public ReadOnlySpan<byte> Bytes(int id) => _bytes[id];
+
+    public string Decode(IEnumerable<int> ids) => Encoding.UTF8.GetString([.. ids.SelectMany(i => _bytes[i])]);
+
+    private void EncodePlain(string text, List<int> ids)
+    {
+        var (shape, starts) = Shape(text);
+        foreach (Match piece in _cut.Matches(shape))
+        {
+            byte[] bytes = Encoding.UTF8.GetBytes(text[starts[piece.Index]..starts[piece.Index + piece.Length]]);
+            if (_ids.TryGetValue(Latin(bytes), out int whole))
+            {
+                ids.Add(whole);
+                continue;
+            }
+            Join(bytes, ids);
+        }
+    }
+
+    /// <summary>
+    /// The text with one character for each code point: .NET's patterns see characters beyond the first plane as halves of no class, so
+    /// each of those is stood for by one of its class.
+    /// </summary>
+    private static (string Shape, int[] Starts) Shape(string text)
+    {
+        var shape = new StringBuilder(text.Length);
+        int[] starts = new int[text.Length + 1];
+        for (int at = 0; at < text.Length; at++)
+        {
+            starts[shape.Length] = at;
+            if (char.IsHighSurrogate(text[at]) && at + 1 < text.Length && char.IsLowSurrogate(text[at + 1]))
+            {
+                shape.Append(CharUnicodeInfo.GetUnicodeCategory(text, at) switch
+                {
+                    UnicodeCategory.UppercaseLetter => 'A',
+                    UnicodeCategory.LowercaseLetter => 'a',
+                    UnicodeCategory.TitlecaseLetter => '\u01C5',
+                    UnicodeCategory.ModifierLetter => '\u02B0',
+                    UnicodeCategory.OtherLetter => '\u00AA',
+                    UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark or UnicodeCategory.EnclosingMark => '\u0301',
+                    UnicodeCategory.DecimalDigitNumber or UnicodeCategory.LetterNumber or UnicodeCategory.OtherNumber => '0',
+                    _ => '\u263A',
+                });
+                at++;
+            }
+            else
+            {
+                shape.Append(text[at]);
+            }
+        }
+        starts[shape.Length] = text.Length;
+        return (shape.ToString(), starts);
+    }
+
+    private void Join(byte[] bytes, List<int> ids)
+    {
+        var parts = bytes.Select(b => _byteIds[b]).ToList();
+        while (parts.Count > 1)
+        {
+            int best = -1;
+            (int Rank, int Id) first = (int.MaxValue, 0);
+            for (int i = 0; i + 1 < parts.Count; i++)
+            {
+                if (_merges.TryGetValue((parts[i], parts[i + 1]), out var merge) && merge.Rank < first.Rank)
+                {
+                    (best, first) = (i, merge);
+                }
+            }
+            if (best < 0)
+            {
+                break;
+            }
+            parts[best] = first.Id;
+            parts.RemoveAt(best + 1);
+        }
+        ids.AddRange(parts);
+    }
+
+    private static BytePairTokenizer Of(string[] tokens, string[] merges, string cut, Func<int, bool> isSpecial)
+    {
+        var specials = new Dictionary<string, int>(StringComparer.Ordinal);
+        byte[][] bytes = new byte[tokens.Length][];
+        for (int id = 0; id < tokens.Length; id++)
+        {
+            if (isSpecial(id))
+            {
+                specials.TryAdd(tokens[id], id);
+            }
+            bytes[id] = isSpecial(id) ? Encoding.UTF8.GetBytes(tokens[id]) : [.. tokens[id].Select(c => CharBytes.TryGetValue(c, out byte b) ? b : (byte)'?')];
+        }
+        var ids = new Dictionary<string, int>(StringComparer.Ordinal);
+        for (int id = 0; id < tokens.Length; id++)
+        {
+            ids.TryAdd(tokens[id], id);
+        }
+        var pairs = new Dictionary<(int, int), (int, int)>();
+        for (int rank = 0; rank < merges.Length; rank++)
+        {
+            string[] parts = merges[rank].Split(' ');
+            if (parts.Length == 2 && ids.TryGetValue(parts[0], out int left) && ids.TryGetValue(parts[1], out int right) && ids.TryGetValue(parts[0] + parts[1], out int union))
+            {
+                pairs.TryAdd((left, right), (rank, union));
+            }
+        }
+        return new BytePairTokenizer(bytes, pairs, cut, specials);
+    }
+
+    private static byte[] SpecialBytes(Dictionary<string, int> specials, int id) => Encoding.UTF8.GetBytes(specials.FirstOrDefault(s => s.Value == id).Key ?? "");
+
+    /// <summary>Bytes as characters of the same number: a key that compares fast.</summary>
+    private static string Latin(byte[] bytes) => Encoding.Latin1.GetString(bytes);
+
+    /// <summary>GPT-2 writes bytes as printable characters: those that are, as themselves, the others from 256 on.</summary>
+    private static readonly Dictionary<char, byte> CharBytes = MakeCharBytes();
+
+    private static Dictionary<char, byte> MakeCharBytes()
+    {
+        var map = new Dictionary<char, byte>();
+        int next = 256;
+        for (int b = 0; b < 256; b++)
+        {
+            bool printable = b is >= '!' and <= '~' or >= 0xA1 and <= 0xAC or >= 0xAE and <= 0xFF;
+            map[(char)(printable ? b : next++)] = (byte)b;
+        }
+        return map;
+    }
+}

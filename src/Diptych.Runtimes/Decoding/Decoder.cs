@@ -1,0 +1,359 @@
+using System.Numerics.Tensors;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using System.Text.Json;
+
+namespace Diptych.Runtimes.Decoding;
+
+/// <summary>A stretch of one sequence in a batch.</summary>
+/// <param name="Tokens">Ids to compute.</param>
+/// <param name="Position">Of the first of them.</param>
+/// <param name="Blocks">The sequence's blocks, enough for all its tokens.</param>
+/// <param name="AllLogits">Whether every token's logits are wanted, not the last one's alone.</param>
+internal sealed record Stretch(int[] Tokens, int Position, IReadOnlyList<int> Blocks, LoraAdapter? Adapter = null, bool AllLogits = false);
+
+/// <summary>
+/// A decoder of Llama's family: RMSNorm, rotary positions, grouped-query attention, SwiGLU. A batch is stretches of any sequences laid
+/// end to end: answers that decode a token and chunks of prompts run together, nothing is padded, and each has its own adapter.
+/// </summary>
+public sealed unsafe class Decoder : IDisposable
+{
+    private readonly WeightMatrix _embedding;
+    private readonly WeightMatrix _head;
+    private readonly float[] _lastNorm;
+    private readonly Layer[] _layers;
+    private readonly float[] _frequencies;
+    private readonly List<WeightMatrix> _all = [];
+
+    private Decoder(DecoderConfig config, Func<string, StoredTensor?> find, Func<string, TensorFile> fileOf, Func<int, string, string> name, string embedding, string head, string norm, WeightFormat format)
+    {
+        Config = config;
+        WeightMatrix Matrix(string tensor, int rows, int columns)
+        {
+            StoredTensor stored = find(tensor) ?? throw new InvalidDataException($"The model lacks '{tensor}'.");
+            if (stored.Shape.Count != 2 || stored.Shape[0] != rows || stored.Shape[1] != columns)
+            {
+                throw new InvalidDataException($"'{tensor}' is [{string.Join(", ", stored.Shape)}], and should be [{rows}, {columns}].");
+            }
+            WeightMatrix matrix = WeightMatrix.Load(fileOf(tensor), stored, format);
+            _all.Add(matrix);
+            return matrix;
+        }
+        float[] Vector(string tensor)
+        {
+            StoredTensor stored = find(tensor) ?? throw new InvalidDataException($"The model lacks '{tensor}'.");
+            return stored.Count == config.Width ? fileOf(tensor).Floats(stored) : throw new InvalidDataException($"'{tensor}' has {stored.Count} numbers, and should have {config.Width}.");
+        }
+        try
+        {
+            _embedding = Matrix(embedding, config.Vocabulary, config.Width);
+            _head = find(head) is null ? _embedding : Matrix(head, config.Vocabulary, config.Width);
+            _lastNorm = Vector(norm);
+            _layers = [.. Enumerable.Range(0, config.Layers).Select(l =>
+            {
+                WeightMatrix Of(string module)
+                {
+                    (int rows, int columns) = Shape(config, module);
+                    return Matrix(name(l, module), rows, columns);
+                }
+                return new Layer(
+                    Vector(name(l, "input_layernorm")), Of("q_proj"), Of("k_proj"), Of("v_proj"), Of("o_proj"),
+                    Vector(name(l, "post_attention_layernorm")), Of("gate_proj"), Of("up_proj"), Of("down_proj"));
+            })];
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+        _frequencies = [.. Enumerable.Range(0, config.HeadWidth / 2).Select(i =>
+        {
+            float frequency = MathF.Pow(config.RopeTheta, -2f * i / config.HeadWidth);
+            return config.Scaling?.Apply(frequency) ?? frequency;
+        })];
+    }
+
+    public DecoderConfig Config { get; }
+
+    /// <summary>Bytes of memory of the weights.</summary>
+    public long ByteSize => _all.Sum(m => m.ByteSize);
+
+    /// <summary>Opens a GGUF file, or a directory in Hugging Face's layout (config.json and safetensors, sharded or not).</summary>
+    /// <exception cref="InvalidDataException">It is no model that can be run; the message says what is wrong with it.</exception>
+    public static Decoder Open(string path, WeightFormat format = WeightFormat.AsStored)
+    {
+        if (File.Exists(path))
+        {
+            using var file = new GgufFile(path);
+            return new Decoder(
+                DecoderConfig.FromGguf(file), n => file.Tensors.GetValueOrDefault(n), _ => file, (l, m) => $"blk.{l}.{GgufNames[m]}.weight",
+                "token_embd.weight", "output.weight", "output_norm.weight", format);
+        }
+        string config = System.IO.Path.Combine(path, "config.json");
+        if (!File.Exists(config))
+        {
+            throw new InvalidDataException($"{path} is neither a GGUF file nor a directory with config.json.");
+        }
+        var files = new Dictionary<string, TensorFile>(StringComparer.Ordinal);
+        try
+        {
+            foreach (string shard in Shards(path))
+            {
+                var file = new SafeTensorsFile(shard);
+                foreach (string tensor in file.Tensors.Keys)
+                {
+                    files[tensor] = file;
+                }
+            }
+            return new Decoder(
+                DecoderConfig.FromJson(config), n => files.GetValueOrDefault(n)?.Tensors[n], n => files[n],
+                (l, m) => m.EndsWith("proj", StringComparison.Ordinal) ? $"model.layers.{l}.{(m is "gate_proj" or "up_proj" or "down_proj" ? "mlp" : "self_attn")}.{m}.weight" : $"model.layers.{l}.{m}.weight",
+                "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight", format);
+        }
+        finally
+        {
+            foreach (TensorFile file in files.Values.Distinct())
+            {
+                file.Dispose();
+            }
+        }
+    }
+
+    /// <summary>Shape of a matrix by its name in Hugging Face's layout.</summary>
+    internal static (int Rows, int Columns) Shape(DecoderConfig config, string module) => module switch
+    {
+        "q_proj" => (config.Heads * config.HeadWidth, config.Width),
+        "k_proj" or "v_proj" => (config.KeyValueHeads * config.HeadWidth, config.Width),
+        "o_proj" => (config.Width, config.Heads * config.HeadWidth),
+        "down_proj" => (config.Width, config.InnerWidth),
+        _ => (config.InnerWidth, config.Width),
+    };
+
+    /// <summary>Computes a batch: keys and values go into the blocks.</summary>
+    /// <returns>[logits wanted, vocabulary], in the order of the stretches.</returns>
+    internal float[] Forward(IReadOnlyList<Stretch> batch, KeyValueBlocks cache, CoreTeam team)
+    {
+        int n = batch.Sum(s => s.Tokens.Length), width = Config.Width, inner = Config.InnerWidth;
+        int qWidth = Config.Heads * Config.HeadWidth, kvWidth = cache.RowWidth;
+        using var scratch = new Scratch(n * (long)((3 * width) + (2 * qWidth) + (2 * kvWidth) + (2 * inner)));
+        float* x = scratch.Take(n * width), h = scratch.Take(n * width), o = scratch.Take(n * width);
+        float* q = scratch.Take(n * qWidth), mixed = scratch.Take(n * qWidth), k = scratch.Take(n * kvWidth), v = scratch.Take(n * kvWidth), gate = scratch.Take(n * inner), up = scratch.Take(n * inner);
+        var rows = new (int Stretch, int Position)[n];
+        for (int s = 0, at = 0; s < batch.Count; s++)
+        {
+            for (int t = 0; t < batch[s].Tokens.Length; t++, at++)
+            {
+                rows[at] = (s, batch[s].Position + t);
+                _embedding.Unpack(batch[s].Tokens[t], x + ((long)at * width));
+            }
+        }
+        for (int l = 0; l < _layers.Length; l++)
+        {
+            Layer layer = _layers[l];
+            Norm(x, layer.InputNorm, h, n);
+            Multiply(layer.Q, "q_proj", l, h, n, q, batch, team);
+            Multiply(layer.K, "k_proj", l, h, n, k, batch, team);
+            Multiply(layer.V, "v_proj", l, h, n, v, batch, team);
+            for (int i = 0; i < n; i++)
+            {
+                var (s, position) = rows[i];
+                Rotate(q + ((long)i * qWidth), Config.Heads, position);
+                Rotate(k + ((long)i * kvWidth), Config.KeyValueHeads, position);
+                int block = batch[s].Blocks[position / KeyValueBlocks.TokensPerBlock], offset = position % KeyValueBlocks.TokensPerBlock * kvWidth;
+                Copy(k + ((long)i * kvWidth), cache.Keys(block, l) + offset, kvWidth);
+                Copy(v + ((long)i * kvWidth), cache.Values(block, l) + offset, kvWidth);
+            }
+            Attend(q, mixed, rows, batch, cache, l, team);
+            Multiply(layer.O, "o_proj", l, mixed, n, o, batch, team);
+            Add(o, x, n * width);
+            Norm(x, layer.PostNorm, h, n);
+            Multiply(layer.Gate, "gate_proj", l, h, n, gate, batch, team);
+            Multiply(layer.Up, "up_proj", l, h, n, up, batch, team);
+            SwiGlu(gate, up, n * inner);
+            Multiply(layer.Down, "down_proj", l, gate, n, o, batch, team);
+            Add(o, x, n * width);
+        }
+        Norm(x, _lastNorm, h, n);
+        int wanted = 0;
+        for (int s = 0, at = 0; s < batch.Count; at += batch[s].Tokens.Length, s++)
+        {
+            int from = batch[s].AllLogits ? at : at + batch[s].Tokens.Length - 1, to = at + batch[s].Tokens.Length;
+            for (; from < to; from++, wanted++)
+            {
+                Copy(h + ((long)from * width), o + ((long)wanted * width), width);
+            }
+        }
+        float[] logits = new float[wanted * Config.Vocabulary];
+        fixed (float* y = logits)
+        {
+            _head.Multiply(team, o, wanted, y);
+        }
+        return logits;
+    }
+
+    public void Dispose()
+    {
+        foreach (WeightMatrix matrix in _all)
+        {
+            matrix.Dispose();
+        }
+        _all.Clear();
+    }
+
+    private static readonly Dictionary<string, string> GgufNames = new(StringComparer.Ordinal)
+    {
+        ["input_layernorm"] = "attn_norm",
+        ["q_proj"] = "attn_q",
+        ["k_proj"] = "attn_k",
+        ["v_proj"] = "attn_v",
+        ["o_proj"] = "attn_output",
+        ["post_attention_layernorm"] = "ffn_norm",
+        ["gate_proj"] = "ffn_gate",
+        ["up_proj"] = "ffn_up",
+        ["down_proj"] = "ffn_down",
+    };
+
+    private static IEnumerable<string> Shards(string directory)
+    {
+        string index = System.IO.Path.Combine(directory, "model.safetensors.index.json");
+        if (!File.Exists(index))
+        {
+            string single = System.IO.Path.Combine(directory, "model.safetensors");
+            return File.Exists(single) ? [single] : throw new InvalidDataException($"{directory} has no model.safetensors.");
+        }
+        using var json = JsonDocument.Parse(File.ReadAllBytes(index));
+        return [.. json.RootElement.GetProperty("weight_map").EnumerateObject().Select(e => System.IO.Path.GetFileName(e.Value.GetString()!)).Distinct(StringComparer.Ordinal).Select(f => System.IO.Path.Combine(directory, f))];
+    }
+
+    /// <summary>The product, and each sequence's adapter on top.</summary>
+    private static void Multiply(WeightMatrix w, string module, int layer, float* x, int n, float* y, IReadOnlyList<Stretch> batch, CoreTeam team)
+    {
+        w.Multiply(team, x, n, y);
+        int at = 0;
+        foreach (Stretch stretch in batch)
+        {
+            int count = stretch.Tokens.Length;
+            if (stretch.Adapter?.Of(layer, module) is { } pair)
+            {
+                using var scratch = new Scratch(count * (long)(pair.A.Rows + w.Rows));
+                float* low = scratch.Take(count * pair.A.Rows), high = scratch.Take(count * w.Rows);
+                pair.A.Multiply(team, x + ((long)at * w.Columns), count, low);
+                pair.B.Multiply(team, low, count, high);
+                var to = new Span<float>(y + ((long)at * w.Rows), count * w.Rows);
+                TensorPrimitives.MultiplyAdd(new ReadOnlySpan<float>(high, to.Length), pair.Scale, to, to);
+            }
+            at += count;
+        }
+    }
+
+    private void Norm(float* x, float[] weight, float* y, int n)
+    {
+        int width = Config.Width;
+        for (int i = 0; i < n; i++)
+        {
+            var from = new ReadOnlySpan<float>(x + ((long)i * width), width);
+            var to = new Span<float>(y + ((long)i * width), width);
+            float scale = 1 / MathF.Sqrt((TensorPrimitives.SumOfSquares(from) / width) + Config.NormEpsilon);
+            TensorPrimitives.Multiply(from, scale, to);
+            TensorPrimitives.Multiply(to, weight, to);
+        }
+    }
+
+    private void Rotate(float* heads, int count, int position)
+    {
+        int half = Config.HeadWidth / 2;
+        for (int i = 0; i < half; i++)
+        {
+            (float sin, float cos) = MathF.SinCos(position * _frequencies[i]);
+            int first = Config.RopeInterleaved ? 2 * i : i, second = Config.RopeInterleaved ? first + 1 : i + half;
+            for (int head = 0; head < count; head++)
+            {
+                float* at = heads + (head * Config.HeadWidth);
+                (at[first], at[second]) = ((at[first] * cos) - (at[second] * sin), (at[second] * cos) + (at[first] * sin));
+            }
+        }
+    }
+
+    /// <summary>Each token looks at its own sequence up to itself. Work is shared out by token and head.</summary>
+    private void Attend(float* q, float* mixed, (int Stretch, int Position)[] rows, IReadOnlyList<Stretch> batch, KeyValueBlocks cache, int layer, CoreTeam team)
+    {
+        int group = Config.Heads / Config.KeyValueHeads, hw = Config.HeadWidth, kvWidth = cache.RowWidth, longest = rows.Max(r => r.Position) + 1;
+        float scale = 1 / MathF.Sqrt(hw);
+        team.Run((part, parts) =>
+        {
+            float[] scores = System.Buffers.ArrayPool<float>.Shared.Rent(longest);
+            for (int job = part; job < rows.Length * Config.KeyValueHeads; job += parts)
+            {
+                int i = job / Config.KeyValueHeads, kv = job % Config.KeyValueHeads, tokens = rows[i].Position + 1;
+                IReadOnlyList<int> blocks = batch[rows[i].Stretch].Blocks;
+                for (int g = 0; g < group; g++)
+                {
+                    int head = (kv * group) + g;
+                    var query = new ReadOnlySpan<float>(q + (((long)i * Config.Heads) + head) * hw, hw);
+                    for (int t = 0; t < tokens; t += KeyValueBlocks.TokensPerBlock)
+                    {
+                        float* keys = cache.Keys(blocks[t / KeyValueBlocks.TokensPerBlock], layer) + (kv * hw);
+                        for (int u = 0; u < Math.Min(KeyValueBlocks.TokensPerBlock, tokens - t); u++)
+                        {
+                            scores[t + u] = scale * TensorPrimitives.Dot(query, new ReadOnlySpan<float>(keys + (u * kvWidth), hw));
+                        }
+                    }
+                    Span<float> weights = scores.AsSpan(0, tokens);
+                    TensorPrimitives.SoftMax(weights, weights);
+                    var sum = new Span<float>(mixed + (((long)i * Config.Heads) + head) * hw, hw);
+                    sum.Clear();
+                    for (int t = 0; t < tokens; t += KeyValueBlocks.TokensPerBlock)
+                    {
+                        float* values = cache.Values(blocks[t / KeyValueBlocks.TokensPerBlock], layer) + (kv * hw);
+                        for (int u = 0; u < Math.Min(KeyValueBlocks.TokensPerBlock, tokens - t); u++)
+                        {
+                            TensorPrimitives.MultiplyAdd(new ReadOnlySpan<float>(values + (u * kvWidth), hw), weights[t + u], sum, sum);
+                        }
+                    }
+                }
+            }
+            System.Buffers.ArrayPool<float>.Shared.Return(scores);
+        });
+    }
+
+    /// <summary>gate = gate * sigmoid(gate) * up.</summary>
+    private static void SwiGlu(float* gate, float* up, int count)
+    {
+        var one = Vector512<float>.One;
+        int i = 0;
+        for (; i + 16 <= count; i += 16)
+        {
+            var g = Vector512.Load(gate + i);
+            (g / (one + Vector512.Exp(-g)) * Vector512.Load(up + i)).Store(gate + i);
+        }
+        for (; i < count; i++)
+        {
+            gate[i] = gate[i] / (1 + MathF.Exp(-gate[i])) * up[i];
+        }
+    }
+
+    private static void Add(float* from, float* to, int count) =>
+        TensorPrimitives.Add(new ReadOnlySpan<float>(to, count), new ReadOnlySpan<float>(from, count), new Span<float>(to, count));
+
+    private static void Copy(float* from, float* to, int count) => new ReadOnlySpan<float>(from, count).CopyTo(new Span<float>(to, count));
+
+    private sealed record Layer(
+        float[] InputNorm, WeightMatrix Q, WeightMatrix K, WeightMatrix V, WeightMatrix O, float[] PostNorm, WeightMatrix Gate, WeightMatrix Up, WeightMatrix Down);
+
+    /// <summary>Aligned memory for the time of one call.</summary>
+    private sealed class Scratch(long floats) : IDisposable
+    {
+        private readonly float* _memory = (float*)NativeMemory.AlignedAlloc((nuint)(floats + 256) * sizeof(float), 64);
+        private long _used;
+
+        public float* Take(int count)
+        {
+            float* taken = _memory + _used;
+            // The next piece begins on a cache line.
+            _used += (count + 15) / 16 * 16;
+            return taken;
+        }
+
+        public void Dispose() => NativeMemory.AlignedFree(_memory);
+    }
+}

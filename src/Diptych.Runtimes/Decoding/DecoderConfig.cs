@@ -1,0 +1,144 @@
+using System.Text.Json;
+
+namespace Diptych.Runtimes.Decoding;
+
+/// <summary>The shapes and constants of a decoder of Llama's family.</summary>
+public sealed record DecoderConfig
+{
+    public required string Architecture { get; init; }
+
+    public required int Layers { get; init; }
+
+    public required int Width { get; init; }
+
+    public required int Heads { get; init; }
+
+    public required int KeyValueHeads { get; init; }
+
+    public required int HeadWidth { get; init; }
+
+    /// <summary>Width of the feed-forward layer.</summary>
+    public required int InnerWidth { get; init; }
+
+    public required int Vocabulary { get; init; }
+
+    public required int MaxTokens { get; init; }
+
+    public required float NormEpsilon { get; init; }
+
+    public required float RopeTheta { get; init; }
+
+    /// <summary>Llama 3.1's scaling of long wavelengths; null for plain rotary embeddings.</summary>
+    public RopeScaling? Scaling { get; init; }
+
+    /// <summary>Whether neighbours are rotated together (as GGUF stores Llama), not the two halves of a head.</summary>
+    public bool RopeInterleaved { get; init; }
+
+    public IReadOnlyList<int> EndTokens { get; init; } = [];
+
+    /// <summary>Reads a Hugging Face config.json, with <c>rope_parameters</c> or the older <c>rope_theta</c> and <c>rope_scaling</c>.</summary>
+    /// <exception cref="InvalidDataException">The architecture is not one that can be run, or a value is missing.</exception>
+    public static DecoderConfig FromJson(string path)
+    {
+        try
+        {
+            using var json = JsonDocument.Parse(File.ReadAllBytes(path));
+            JsonElement c = json.RootElement;
+            string type = c.TryGetProperty("model_type", out JsonElement named) ? named.GetString()! : "";
+            if (type is not ("llama" or "mistral"))
+            {
+                throw new InvalidDataException($"{path}: models of type '{type}' cannot be run. Those of type llama and mistral can.");
+            }
+            int heads = c.GetProperty("num_attention_heads").GetInt32(), width = c.GetProperty("hidden_size").GetInt32();
+            JsonElement rope = c.TryGetProperty("rope_parameters", out JsonElement parameters) && parameters.ValueKind == JsonValueKind.Object ? parameters
+                : c.TryGetProperty("rope_scaling", out JsonElement scaling) && scaling.ValueKind == JsonValueKind.Object ? scaling : default;
+            float Float(JsonElement from, string name, float otherwise) =>
+                from.ValueKind == JsonValueKind.Object && from.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.Number ? value.GetSingle() : otherwise;
+            string ropeType = rope.ValueKind == JsonValueKind.Object && (rope.TryGetProperty("rope_type", out JsonElement kind) || rope.TryGetProperty("type", out kind)) ? kind.GetString()! : "default";
+            return new DecoderConfig
+            {
+                Architecture = type,
+                Layers = c.GetProperty("num_hidden_layers").GetInt32(),
+                Width = width,
+                Heads = heads,
+                KeyValueHeads = c.TryGetProperty("num_key_value_heads", out JsonElement kv) && kv.ValueKind == JsonValueKind.Number ? kv.GetInt32() : heads,
+                HeadWidth = c.TryGetProperty("head_dim", out JsonElement head) && head.ValueKind == JsonValueKind.Number ? head.GetInt32() : width / heads,
+                InnerWidth = c.GetProperty("intermediate_size").GetInt32(),
+                Vocabulary = c.GetProperty("vocab_size").GetInt32(),
+                MaxTokens = c.GetProperty("max_position_embeddings").GetInt32(),
+                NormEpsilon = Float(c, "rms_norm_eps", 1e-6f),
+                RopeTheta = Float(rope, "rope_theta", Float(c, "rope_theta", 10000)),
+                Scaling = ropeType switch
+                {
+                    "default" => null,
+                    "linear" => new RopeScaling(Float(rope, "factor", 1), 0, 0, 0),
+                    "llama3" => new RopeScaling(Float(rope, "factor", 8), Float(rope, "low_freq_factor", 1), Float(rope, "high_freq_factor", 4), Float(rope, "original_max_position_embeddings", 8192)),
+                    _ => throw new InvalidDataException($"{path}: rotary embeddings of type '{ropeType}' cannot be run."),
+                },
+                EndTokens = c.TryGetProperty("eos_token_id", out JsonElement end) ? end.ValueKind == JsonValueKind.Array ? [.. end.EnumerateArray().Select(e => e.GetInt32())] : end.ValueKind == JsonValueKind.Number ? [end.GetInt32()] : [] : [],
+            }.Check(path);
+        }
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
+        {
+            throw new InvalidDataException($"{path} lacks what a decoder needs: {error.Message}", error);
+        }
+    }
+
+    /// <exception cref="InvalidDataException">The architecture is not one that can be run, or a value is missing.</exception>
+    public static DecoderConfig FromGguf(GgufFile file)
+    {
+        string architecture = file.String("general.architecture") ?? "";
+        if (architecture != "llama")
+        {
+            throw new InvalidDataException($"{file.Path}: models of architecture '{architecture}' cannot be run. Those of llama can.");
+        }
+        double Need(string name) => file.Number($"llama.{name}") ?? throw new InvalidDataException($"{file.Path} lacks llama.{name}.");
+        int heads = (int)Need("attention.head_count"), width = (int)Need("embedding_length");
+        return new DecoderConfig
+        {
+            Architecture = architecture,
+            Layers = (int)Need("block_count"),
+            Width = width,
+            Heads = heads,
+            KeyValueHeads = (int)(file.Number("llama.attention.head_count_kv") ?? heads),
+            HeadWidth = (int)(file.Number("llama.attention.key_length") ?? width / heads),
+            InnerWidth = (int)Need("feed_forward_length"),
+            Vocabulary = file.Tensors.TryGetValue("token_embd.weight", out StoredTensor? embedding) ? embedding.Shape[0] : throw new InvalidDataException($"{file.Path} lacks token_embd.weight."),
+            MaxTokens = (int)Need("context_length"),
+            NormEpsilon = (float)Need("attention.layer_norm_rms_epsilon"),
+            RopeTheta = (float)(file.Number("llama.rope.freq_base") ?? 10000),
+            RopeInterleaved = true,
+            EndTokens = file.Number("tokenizer.ggml.eos_token_id") is { } end ? [(int)end] : [],
+        }.Check(file.Path);
+    }
+
+    private DecoderConfig Check(string path) =>
+        Layers is < 1 or > 1024 || Width is < 1 or > 1 << 16 || Heads is < 1 or > 1024 || KeyValueHeads < 1 || Heads % KeyValueHeads != 0 || HeadWidth is < 2 or > 1024 || HeadWidth % 2 != 0
+            || InnerWidth is < 1 or > 1 << 18 || Vocabulary is < 1 or > 1 << 22 || MaxTokens < 1
+            ? throw new InvalidDataException($"{path}: these shapes cannot be a decoder's: {this}")
+            : this;
+}
+
+/// <summary>How rotary wavelengths are stretched. A zero <paramref name="OriginalTokens"/> stretches all by the factor.</summary>
+public sealed record RopeScaling(float Factor, float LowFrequency, float HighFrequency, float OriginalTokens)
+{
+    /// <summary>The frequency after scaling (Llama 3.1's rule: short wavelengths stay, long ones are divided, those between are blended).</summary>
+    public float Apply(float frequency)
+    {
+        if (OriginalTokens == 0)
+        {
+            return frequency / Factor;
+        }
+        float wavelength = 2 * MathF.PI / frequency;
+        if (wavelength < OriginalTokens / HighFrequency)
+        {
+            return frequency;
+        }
+        if (wavelength > OriginalTokens / LowFrequency)
+        {
+            return frequency / Factor;
+        }
+        float smooth = ((OriginalTokens / wavelength) - LowFrequency) / (HighFrequency - LowFrequency);
+        return ((1 - smooth) * frequency / Factor) + (smooth * frequency);
+    }
+}

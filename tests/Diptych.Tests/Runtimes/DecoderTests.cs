@@ -1,0 +1,197 @@
+using System.Text.Json;
+using Diptych.Runtimes.Decoding;
+using Xunit;
+
+namespace Diptych.Tests.Runtimes;
+
+/// <summary>Decoders and their tokenizers beside the references.</summary>
+public sealed class DecoderTests
+{
+    [Theory]
+    [InlineData("llama3", "llama3.tokenizer.model", BytePairTokenizer.Llama3)]
+    [InlineData("llama4", "llama4.tokenizer.model", BytePairTokenizer.Llama4)]
+    public void Ids_of_Llamas_tokenizers_are_the_references(string golden, string model, string cut)
+    {
+        var tokenizer = BytePairTokenizer.FromTiktoken(Shared.Require("models", "llama-tokenizers", model), cut);
+        AssertIds(golden, tokenizer);
+    }
+
+    [Fact]
+    public void Ids_and_chats_of_SmolLM2_are_the_references()
+    {
+        using var file = new GgufFile(SmolLm);
+        var tokenizer = BytePairTokenizer.FromGguf(file);
+        AssertIds("smollm2", tokenizer);
+        ChatFormat format = ChatFormat.Of(file.String("tokenizer.chat_template"))!;
+        foreach (string line in File.ReadLines(Shared.Require("golden", "tokenizers", "smollm2-chat.jsonl")))
+        {
+            using var json = JsonDocument.Parse(line);
+            ChatTurn[] turns = [.. json.RootElement.GetProperty("messages").EnumerateArray().Select(m => new ChatTurn(m.GetProperty("role").GetString()!, m.GetProperty("content").GetString()!))];
+            string text = format.Write(turns);
+            Assert.Equal(json.RootElement.GetProperty("text").GetString(), text);
+            Assert.Equal(Ints(json.RootElement.GetProperty("ids")), tokenizer.Encode(text, specials: true));
+        }
+    }
+
+    [Theory]
+    [InlineData("llama2-like")]
+    [InlineData("llama31-like")]
+    public void Logits_and_greedy_answers_of_tiny_models_are_the_references(string name)
+    {
+        string directory = Path.GetDirectoryName(Shared.Require("golden", "tiny", name, "config.json"))!;
+        using Decoder decoder = Decoder.Open(directory);
+        using var file = new SafeTensorsFile(Path.Combine(directory, "cases.safetensors"));
+        AssertLogits(decoder, file, null);
+        int[] prompt = Ids(file, "greedy_prompt"), expected = Ids(file, "greedy_ids");
+        foreach (int chunk in new[] { 1, 5, prompt.Length })
+        {
+            Assert.Equal(expected, Greedy(decoder, prompt, expected.Length, chunk));
+        }
+    }
+
+    [Theory]
+    [InlineData("llama31-like-lora-0")]
+    [InlineData("llama31-like-lora-1")]
+    public void Logits_with_an_adapter_are_the_references(string name)
+    {
+        string directory = Path.GetDirectoryName(Shared.Require("golden", "tiny", name, "adapter_config.json"))!;
+        using Decoder decoder = Decoder.Open(Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like", "config.json"))!);
+        using LoraAdapter adapter = LoraAdapter.Load(directory, decoder.Config);
+        using var cases = new SafeTensorsFile(Path.Combine(directory, "cases.safetensors"));
+        AssertLogits(decoder, cases, adapter);
+    }
+
+    [Fact]
+    public void A_sequence_computes_the_same_alone_and_beside_others_whatever_their_adapters()
+    {
+        using Decoder decoder = Decoder.Open(Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like", "config.json"))!);
+        using LoraAdapter adapter = LoraAdapter.Load(Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like-lora-0", "adapter_config.json"))!, decoder.Config);
+        using var team = new CoreTeam(2);
+        using var cache = new KeyValueBlocks(decoder.Config, 32);
+        int[] a = [5, 9, 30, 11, 400, 7], b = [.. Enumerable.Range(1, 33)], c = [77];
+        float[] alone = decoder.Forward([new Stretch(a, 0, Take(cache, 1))], cache, team);
+        float[] together = decoder.Forward([new Stretch(b, 0, Take(cache, 3), adapter), new Stretch(a, 0, Take(cache, 1)), new Stretch(c, 0, Take(cache, 1), adapter)], cache, team);
+        Assert.Equal(alone, together[decoder.Config.Vocabulary..(2 * decoder.Config.Vocabulary)]);
+    }
+
+    [Fact]
+    public void SmolLM2_from_its_file_has_the_references_logits_and_answers()
+    {
+        using Decoder decoder = Decoder.Open(SmolLm);
+        var golden = new SafeTensors(Shared.Require("golden", "smollm2", "logits.safetensors"));
+        foreach (string line in File.ReadLines(Shared.Require("golden", "smollm2", "cases.jsonl")).Take(12))
+        {
+            using var json = JsonDocument.Parse(line);
+            int[] prompt = Ints(json.RootElement.GetProperty("ids")), expected = Ints(json.RootElement.GetProperty("greedy"));
+            if (prompt.Length > 200)
+            {
+                continue;
+            }
+            float[] last = Logits(decoder, prompt), reference = golden[json.RootElement.GetProperty("name").GetString()!];
+            Assert.True(last.Zip(reference, (x, y) => Math.Abs(x - y)).Max() <= 2e-3, json.RootElement.GetProperty("name").GetString());
+            double[] margins = [.. json.RootElement.GetProperty("margins").EnumerateArray().Select(m => m.GetDouble())];
+            int[] answer = Greedy(decoder, prompt, prompt.Length + expected.Length, prompt.Length)[prompt.Length..];
+            for (int i = 0; i < expected.Length && margins[i] > 0.02; i++)
+            {
+                Assert.Equal(expected[i], answer[i]);
+            }
+        }
+    }
+
+    [Fact]
+    public void Files_that_lie_about_themselves_are_refused()
+    {
+        string folder = Directory.CreateTempSubdirectory("diptych-files-").FullName;
+        byte[] tiny = File.ReadAllBytes(Shared.Require("golden", "tiny", "llama2-like", "model.safetensors"));
+        byte[] gguf = File.ReadAllBytes(SmolLm)[..(4 << 20)];
+        var random = new Random(3);
+        for (int i = 0; i < 300; i++)
+        {
+            bool safe = i % 2 == 0;
+            byte[] bytes = safe ? (byte[])tiny.Clone() : (byte[])gguf.Clone();
+            switch (i % 3)
+            {
+                case 0:
+                    bytes = bytes[..random.Next(bytes.Length / 2)];
+                    break;
+                case 1:
+                    BitConverter.TryWriteBytes(bytes.AsSpan(safe ? 0 : 8 + (8 * random.Next(2))), random.NextInt64());
+                    break;
+                default:
+                    for (int k = 0; k < 20; k++)
+                    {
+                        bytes[random.Next(Math.Min(bytes.Length, 4000))] = (byte)random.Next(256);
+                    }
+                    break;
+            }
+            string path = Path.Combine(folder, safe ? "model.safetensors" : "model.gguf");
+            File.WriteAllBytes(path, bytes);
+            Exception? error = Record.Exception(() =>
+            {
+                using TensorFile file = safe ? new SafeTensorsFile(path) : new GgufFile(path);
+                foreach (StoredTensor tensor in file.Tensors.Values)
+                {
+                    _ = file.Bytes(tensor).Length;
+                }
+            });
+            Assert.True(error is null or InvalidDataException, $"{i}: {error}");
+        }
+        Directory.Delete(folder, recursive: true);
+    }
+
+    private static string SmolLm => Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf");
+
+    private static void AssertIds(string golden, BytePairTokenizer tokenizer)
+    {
+        foreach (string line in File.ReadLines(Shared.Require("golden", "tokenizers", $"{golden}.jsonl")))
+        {
+            using var json = JsonDocument.Parse(line);
+            string text = json.RootElement.GetProperty("text").GetString()!;
+            int[] ids = tokenizer.Encode(text, specials: true);
+            Assert.True(Ints(json.RootElement.GetProperty("ids")).SequenceEqual(ids), $"'{text}': {string.Join(' ', ids)}");
+            Assert.Equal(text, tokenizer.Decode(ids));
+        }
+    }
+
+    private static void AssertLogits(Decoder decoder, SafeTensorsFile cases, LoraAdapter? adapter)
+    {
+        using var team = new CoreTeam(2);
+        using var cache = new KeyValueBlocks(decoder.Config, 16);
+        int[] ids = Ids(cases, "input_ids");
+        int half = ids.Length / 2;
+        float[] logits = decoder.Forward(
+            [new Stretch(ids[..half], 0, Take(cache, 4), adapter, AllLogits: true), new Stretch(ids[half..], 0, Take(cache, 4), adapter, AllLogits: true)], cache, team);
+        Assert.True(logits.Zip(cases.Floats(cases.Tensors["logits"]), (x, y) => Math.Abs(x - y)).Max() <= 2e-4);
+    }
+
+    private static float[] Logits(Decoder decoder, int[] prompt)
+    {
+        using var team = new CoreTeam(2);
+        using var cache = new KeyValueBlocks(decoder.Config, (prompt.Length / 16) + 1);
+        return decoder.Forward([new Stretch(prompt, 0, Take(cache, (prompt.Length / 16) + 1))], cache, team);
+    }
+
+    private static int[] Greedy(Decoder decoder, int[] prompt, int length, int chunk)
+    {
+        using var team = new CoreTeam(2);
+        using var cache = new KeyValueBlocks(decoder.Config, (length / 16) + 1);
+        List<int> blocks = Take(cache, (length / 16) + 1), ids = [.. prompt];
+        float[] logits = [];
+        for (int at = 0; at < prompt.Length; at += chunk)
+        {
+            logits = decoder.Forward([new Stretch(prompt[at..Math.Min(prompt.Length, at + chunk)], at, blocks)], cache, team);
+        }
+        while (ids.Count < length)
+        {
+            ids.Add(System.Numerics.Tensors.TensorPrimitives.IndexOfMax<float>(logits));
+            logits = decoder.Forward([new Stretch([ids[^1]], ids.Count - 1, blocks)], cache, team);
+        }
+        return [.. ids];
+    }
+
+    private static List<int> Take(KeyValueBlocks cache, int count) => [.. Enumerable.Range(0, count).Select(_ => cache.Take())];
+
+    private static int[] Ids(SafeTensorsFile file, string name) => [.. file.Floats(file.Tensors[name]).Select(v => (int)v)];
+
+    private static int[] Ints(JsonElement array) => [.. array.EnumerateArray().Select(e => e.GetInt32())];
+}
