@@ -63,6 +63,7 @@ public sealed class DiptychOptions
         Require(Uri.TryCreate(Hub, UriKind.Absolute, out Uri? hub) && hub.Scheme is "http" or "https", "Hub", "an address such as https://huggingface.co");
         Require(MaxUploadMb is > 0 and <= 2047, "MaxUploadMb", "between 1 and 2047");
         Require(Llm.Endpoint is null || (Uri.TryCreate(Llm.Endpoint, UriKind.Absolute, out Uri? llm) && llm.Scheme is "http" or "https"), "Llm:Endpoint", "an address such as http://127.0.0.1:8080/v1");
+        Require(Llm.CacheMb > 0, "Llm:CacheMb", "above 0");
         Require(Llm.Endpoint is null || Llm.Model is { Length: > 0 }, "Llm:Model", "the name of a model, since Llm:Endpoint is set");
         Require(Llm.TimeoutSeconds > 0, "Llm:TimeoutSeconds", "above 0");
         Require(Policy(Scheduling) is not null, "Scheduling", "deadline, arrival, unbatched or priority; arrival and priority take a largest batch, as in arrival:8");
@@ -127,7 +128,11 @@ public sealed class LlmOptions
     /// <summary>Its base address, with /v1.</summary>
     public string? Endpoint { get; set; }
 
+    /// <summary>Its model. Without an endpoint: a model that was added, which then writes the answers in this process; null leaves them to extracts, and "none" keeps every added model out of memory.</summary>
     public string? Model { get; set; }
+
+    /// <summary>Memory for keys and values of a model in this process, in MiB.</summary>
+    public int CacheMb { get; set; } = 512;
 
     public string? ApiKey { get; set; }
 

@@ -8,6 +8,8 @@ using Diptych.Index;
 using Diptych.Index.Postgres;
 using Diptych.Index.Sqlite;
 using Diptych.Inference;
+using Diptych.Inference.Memory;
+using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Ocr;
 using Diptych.Runtimes.Remote;
 using Diptych.Runtimes.Store;
@@ -21,21 +23,27 @@ namespace Diptych.App;
 public sealed class Product : IAsyncDisposable
 {
     private readonly InferenceService _inference;
+    private readonly Lazy<LocalModel?> _languageModel;
+    private readonly Lazy<Answerer> _answerer;
 
-    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IPictureReader? pictures, IDocumentStore store, TimeProvider time, LlmOptions llm, TimeSpan target)
+    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IPictureReader? pictures, Lazy<LocalModel?> languageModel, IDocumentStore store, TimeProvider time, LlmOptions llm, TimeSpan target)
     {
         _inference = inference;
         Embedder = embedder;
+        _languageModel = languageModel;
         Store = store;
         Ingestor = new Ingestor(store, embedder, images, time, pictures);
         Searcher = new Searcher(store, embedder);
         Evaluator = new Evaluator(Ingestor, Searcher);
-        Answerer = new Answerer(Searcher, store, embedder, ChatClient(llm, time, target), llm.Images);
+        _answerer = new Lazy<Answerer>(() => new Answerer(Searcher, store, embedder, ChatClient(llm, time, target) ?? (llm.Model is null ? null : LanguageModel), llm.Images && llm.Endpoint is not null));
     }
 
     public InferenceService Inference => _inference;
 
     public Embedder Embedder { get; }
+
+    /// <summary>The language model in this process, where one was added.</summary>
+    public LocalModel? LanguageModel => _languageModel.Value;
 
     public IDocumentStore Store { get; }
 
@@ -45,7 +53,7 @@ public sealed class Product : IAsyncDisposable
 
     public Evaluator Evaluator { get; }
 
-    public Answerer Answerer { get; }
+    public Answerer Answerer => _answerer.Value;
 
     /// <summary>Loads the models and the store, side by side.</summary>
     public static async Task<Product> OpenAsync(DiptychOptions options, TimeProvider time, CancellationToken cancellation)
@@ -67,7 +75,9 @@ public sealed class Product : IAsyncDisposable
                 cancellation);
             await load;
             IPictureReader? pictures = reader is null ? null : PpOcr.Open(options.Models().PathOf(reader), inference);
-            return new Product(inference, embedder, images, pictures, store, time, options.Llm, options.Objectives()[Lane.Generate].Target);
+            // Read when somebody first asks: a search need not wait for it.
+            var languageModel = new Lazy<LocalModel?>(() => OpenLanguageModel(options, inference, time));
+            return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Objectives()[Lane.Generate].Target);
         }
         catch
         {
@@ -83,7 +93,33 @@ public sealed class Product : IAsyncDisposable
     {
         await _inference.DisposeAsync();
         Embedder.Preparation.Dispose();
+        if (_languageModel.IsValueCreated)
+        {
+            LanguageModel?.Dispose();
+        }
         Store.Dispose();
+    }
+
+    /// <summary>Opens the decoder that writes in this process. Its weights are read here, and its memory is entered in the ledger.</summary>
+    private static LocalModel? OpenLanguageModel(DiptychOptions options, InferenceService inference, TimeProvider time)
+    {
+        if (options.Llm.Endpoint is not null || options.Llm.Model == "none")
+        {
+            return null;
+        }
+        ModelFolder folder = options.Models();
+        InstalledModel[] decoders = [.. folder.List().Where(m => m.Kind == ModelKind.Decoder)];
+        InstalledModel? chosen = options.Llm.Model is { } name
+            ? Array.Find(decoders, m => m.Name == name) ?? throw new Core.InvalidRequestException($"Setting 'Diptych:Llm:Model' names '{name}', which was not added. Added: {string.Join(", ", decoders.Select(d => d.Name).DefaultIfEmpty("none"))}.")
+            : decoders.FirstOrDefault();
+        if (chosen is null)
+        {
+            return null;
+        }
+        long cache = (long)options.Llm.CacheMb << 20;
+        inference.Hold(MemoryKind.Weights, chosen.Name, chosen.Bytes + (chosen.Bytes / 4));
+        inference.Hold(MemoryKind.KeyValues, chosen.Name, cache);
+        return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time);
     }
 
     private static IChatClient? ChatClient(LlmOptions llm, TimeProvider time, TimeSpan target)

@@ -125,6 +125,11 @@ public sealed partial class InferenceService : IAsyncDisposable
         }
     }
 
+    /// <summary>Holds memory of the first device for something that is no model of this service; disposing of it gives it back.</summary>
+    /// <exception cref="InvalidRequestException">The budget has no room for it.</exception>
+    public IDisposable Hold(MemoryKind kind, string owner, long bytes) => _devices[0].Ledger.TryReserve(kind, owner, bytes)
+        ?? throw new InvalidRequestException($"{owner} needs {bytes >> 20} MiB, and {_devices[0].Device.Name} has {_devices[0].Ledger.FreeBytes >> 20} of {_devices[0].Device.BudgetBytes >> 20} MiB free.");
+
     public ModelDescription Describe(string model) => Find(model).Backend.Description;
 
     /// <summary>Tokens and images that wait in a lane.</summary>

@@ -47,6 +47,76 @@ public sealed class ModelTests : IDisposable
     }
 
     [Fact]
+    public async Task A_decoder_writes_in_this_process_and_speaks_OpenAIs_dialect()
+    {
+        RequireShared();
+        await OkAsync("ingest", Path.Combine(Host.Samples, "documents"));
+        await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), "--name", "smollm2");
+        using var written = JsonDocument.Parse(await OkAsync("ask", "How heavy is Chelsea?", "--model", "smollm2", "--json"));
+        Assert.NotEmpty(written.RootElement.GetProperty("text").GetString()!);
+        using var server = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", _data]) { RedirectStandardOutput = true })!;
+        try
+        {
+            using var line = JsonDocument.Parse((await server.StandardOutput.ReadLineAsync())!);
+            string url = line.RootElement.GetProperty("url").GetString()!;
+            string folder = Path.Combine(_data, "node");
+            Directory.CreateDirectory(folder);
+            await File.WriteAllTextAsync(Path.Combine(folder, "package.json"), "{\"type\":\"module\"}");
+            var install = await Host.RunAsync("npm", ["install", "--no-audit", "--no-fund", "openai@6"], directory: folder);
+            Assert.True(install.ExitCode == 0, install.Error);
+            await File.WriteAllTextAsync(Path.Combine(folder, "check.mjs"), """
+                import OpenAI from "openai";
+                const client = new OpenAI({ baseURL: process.argv[2] + "/v1", apiKey: "none" });
+                const messages = [{ role: "user", content: "What is the capital of France?" }];
+                const whole = await client.chat.completions.create({ model: "smollm2", messages, temperature: 0, max_tokens: 24 });
+                let text = "", finish = "", usage = null;
+                for await (const part of await client.chat.completions.create({ model: "smollm2", messages, temperature: 0, max_tokens: 24, stream: true, stream_options: { include_usage: true } })) {
+                  text += part.choices[0]?.delta?.content ?? ""; finish = part.choices[0]?.finish_reason ?? finish; usage = part.usage ?? usage;
+                }
+                const plain = await client.completions.create({ model: "smollm2", prompt: "The capital of France is", temperature: 0, max_tokens: 3 });
+                const four = await Promise.all([1, 2, 3, 4].map(n => client.chat.completions.create({ model: "smollm2", messages, temperature: 0, max_tokens: 24 })));
+                let refused = 0;
+                try { await client.chat.completions.create({ model: "gpt", messages }); } catch (e) { refused = e.status; }
+                console.log(JSON.stringify({ whole: whole.choices[0].message.content, text, finish, usage, plain: plain.choices[0].text, same: four.every(f => f.choices[0].message.content === text), refused }));
+                """);
+            var run = await Host.RunAsync("node", ["check.mjs", url], directory: folder);
+            Assert.True(run.ExitCode == 0, run.Error);
+            using var said = JsonDocument.Parse(run.Output);
+            JsonElement r = said.RootElement;
+            Assert.Contains("Paris", r.GetProperty("whole").GetString(), StringComparison.Ordinal);
+            Assert.Equal(r.GetProperty("whole").GetString(), r.GetProperty("text").GetString());
+            Assert.Equal(("stop", 404, true), (r.GetProperty("finish").GetString(), r.GetProperty("refused").GetInt32(), r.GetProperty("same").GetBoolean()));
+            Assert.StartsWith(" Paris", r.GetProperty("plain").GetString(), StringComparison.Ordinal);
+            Assert.Equal(37, r.GetProperty("usage").GetProperty("prompt_tokens").GetInt32());
+            Assert.True(r.GetProperty("usage").GetProperty("prompt_tokens_details").GetProperty("cached_tokens").GetInt32() >= 32);
+        }
+        finally
+        {
+            using var stop = System.Diagnostics.Process.Start("kill", ["-TERM", $"{server.Id}"]);
+            await server.WaitForExitAsync().WaitAsync(TimeSpan.FromSeconds(20), TimeProvider.System);
+        }
+    }
+
+    [Theory]
+    [InlineData("llama2-like", null, 0)]
+    [InlineData("llama31-like", null, 0)]
+    [InlineData("llama31-like", "llama31-like-lora-1", 0)]
+    [InlineData("clip", null, 1)]
+    public async Task A_folder_is_verified_against_its_own_cases(string model, string? adapter, int exitCode)
+    {
+        RequireShared();
+        string tiny = Path.Combine(SharedFolder, "golden", "tiny");
+        var run = await Host.DiptychAsync(_data, ["models", "verify", Path.Combine(tiny, model), .. adapter is null ? Array.Empty<string>() : ["--adapter", Path.Combine(tiny, adapter)], "--json"]);
+        Assert.True(run.ExitCode == exitCode, run.Error + run.Output);
+        if (exitCode == 0)
+        {
+            using var json = JsonDocument.Parse(run.Output);
+            Assert.True(json.RootElement.GetProperty("passed").GetBoolean());
+            Assert.All(json.RootElement.GetProperty("cases").EnumerateArray(), c => Assert.InRange(c.GetProperty("max_abs_error").GetDouble(), 0, 2e-4));
+        }
+    }
+
+    [Fact]
     public async Task A_download_resumes_is_checked_and_is_there_whole_or_not_at_all()
     {
         RequireShared();

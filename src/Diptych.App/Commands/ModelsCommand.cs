@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using Diptych.Inference;
+using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Store;
 using Spectre.Console;
 
@@ -9,15 +10,17 @@ namespace Diptych.App.Commands;
 /// <summary>The models in use, and those that were added.</summary>
 internal static class ModelsCommand
 {
-    private static readonly Argument<string> Source = new("source") { Description = "A folder, or hf:owner/name[@revision]" };
+    private static readonly Argument<string> Source = new("source") { Description = "A folder, a GGUF file, or hf:owner/name[@revision]" };
     private static readonly Argument<string> Name = new("name") { Description = "The model's name, as 'models list' shows it" };
+    private static readonly Argument<string> NameOrFolder = new("model") { Description = "A model's name as 'models list' shows it, or a folder" };
+    private static readonly Option<string?> Adapter = new("--adapter") { Description = "Folder of an adapter (PEFT) to run the folder's model with, and whose cases are run" };
     private static readonly Option<string?> As = new("--name") { Description = "Name to keep it under (default: the folder's or the hub's)" };
 
     public static Command Build()
     {
         var list = new Command("list", "List the models in use, and those that were added");
         list.SetAction(ListAsync);
-        var add = new Command("add", "Add a model from a folder or a hub: PP-OCR, which reads the text in pictures") { Source, As };
+        var add = new Command("add", "Add a model from a folder, a file or a hub: a decoder of Llama's family, which writes, or PP-OCR, which reads the text in pictures") { Source, As };
         add.SetAction(AddAsync);
         var remove = new Command("remove", "Remove a model that was added") { Name };
         remove.SetAction(parsed =>
@@ -26,10 +29,14 @@ internal static class ModelsCommand
             Say(parsed, new { removed = parsed.GetValue(Name) }, $"Removed {parsed.GetValue(Name)}.");
             return ExitCode.Success;
         });
-        var verify = new Command("verify", "Compare a model's files with what they were when it was added") { Name };
+        var verify = new Command("verify", "Compare a model's files with what they were when it was added; a folder with cases.safetensors is run against them") { NameOrFolder, Adapter };
         verify.SetAction(parsed =>
         {
-            IReadOnlyList<string> faults = CommandLine.Options(parsed).Models().Verify(parsed.GetValue(Name)!);
+            if (Directory.Exists(parsed.GetValue(NameOrFolder)))
+            {
+                return VerifyCases(parsed);
+            }
+            IReadOnlyList<string> faults = CommandLine.Options(parsed).Models().Verify(parsed.GetValue(NameOrFolder)!);
             Say(parsed, new { passed = faults.Count == 0, faults }, faults.Count == 0 ? "Sound." : string.Join(Environment.NewLine, faults));
             return faults.Count == 0 ? ExitCode.Success : ExitCode.Failure;
         });
@@ -54,10 +61,20 @@ internal static class ModelsCommand
         }
         foreach (InstalledModel m in added)
         {
-            table.AddRow(m.Name, m.Source.EscapeMarkup(), "reads the text in pictures", Megabytes(m.Bytes));
+            table.AddRow(m.Name, m.Source.EscapeMarkup(), m.Kind == ModelKind.Decoder ? "writes answers" : "reads the text in pictures", Megabytes(m.Bytes));
         }
         AnsiConsole.Write(table);
         return ExitCode.Success;
+    }
+
+    private static int VerifyCases(ParseResult parsed)
+    {
+        IReadOnlyList<VerifiedCase> cases = ModelCases.Run(parsed.GetValue(NameOrFolder)!, parsed.GetValue(Adapter));
+        bool passed = cases.All(c => c.Passed);
+        Say(parsed, new { passed, cases }, passed
+            ? $"Passed: {string.Join(", ", cases.Select(c => string.Create(CultureInfo.InvariantCulture, $"{c.Name} (largest error {c.MaxAbsError:0.0e+0})")))}."
+            : cases.First(c => !c.Passed) is var first ? string.Create(CultureInfo.InvariantCulture, $"Failed: {first.Name}: {first.Detail ?? $"largest error {first.MaxAbsError}"}.") : "");
+        return passed ? ExitCode.Success : ExitCode.Failure;
     }
 
     private static async Task<int> AddAsync(ParseResult parsed, CancellationToken cancellation)
@@ -67,7 +84,7 @@ internal static class ModelsCommand
         InstalledModel added = HubModel.Parse(source) is { } model
             ? await DownloadAsync(parsed, options, model, cancellation)
             : options.Models().Add(source, parsed.GetValue(As), cancellation);
-        Say(parsed, added, $"Added {added.Name} ({Megabytes(added.Bytes)}): it reads the text in pictures from the next ingest on. What is ingested already is read with: ingest --again");
+        Say(parsed, added, $"Added {added.Name} ({Megabytes(added.Bytes)}): {For(added)}");
         return ExitCode.Success;
     }
 
@@ -101,6 +118,10 @@ internal static class ModelsCommand
             return options.Models().AddAsync(hub, model, parsed.GetValue(As), progress, cancellation);
         });
     }
+
+    private static string For(InstalledModel model) => model.Kind == ModelKind.Decoder
+        ? $"serve answers chat with it, and ask --model {model.Name} writes with it."
+        : "it reads the text in pictures from the next ingest on. What is ingested already is read with: ingest --again";
 
     private static void Say(ParseResult parsed, object json, string words)
     {

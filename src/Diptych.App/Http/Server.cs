@@ -57,6 +57,7 @@ internal static class Server
         Endpoints.Map(app);
         OpenAiEndpoints.Map(app);
         InferenceEndpoints.Map(app);
+        ChatEndpoints.Map(app);
         Telemetry.Map(app);
         Web.Page.Map(app);
         return app;

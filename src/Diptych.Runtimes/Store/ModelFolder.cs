@@ -1,6 +1,7 @@
 using System.Security.Cryptography;
 using System.Text.Json;
 using Diptych.Core;
+using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Ocr;
 
 namespace Diptych.Runtimes.Store;
@@ -10,6 +11,9 @@ public enum ModelKind
 {
     /// <summary>Reads the text in pictures: PP-OCR's detector, classifier and recogniser.</summary>
     PictureReader,
+
+    /// <summary>Writes: a decoder of Llama's family, in Hugging Face's layout or GGUF.</summary>
+    Decoder,
 }
 
 /// <summary>A model that was added: its files with their SHA-256, and where it came from.</summary>
@@ -38,18 +42,20 @@ public sealed class ModelFolder(string folder)
 
     public string PathOf(InstalledModel model) => Path.Combine(folder, model.Name);
 
-    /// <summary>Adds a model from a local folder.</summary>
+    /// <summary>Adds a model from a local folder, or from one file.</summary>
     /// <exception cref="NotFoundException">The folder does not exist.</exception>
     /// <exception cref="InvalidRequestException">The folder holds no model that can be run, or one of this name is there.</exception>
     public InstalledModel Add(string directory, string? name, CancellationToken cancellation)
     {
-        if (!Directory.Exists(directory))
+        bool single = File.Exists(directory);
+        if (!single && !Directory.Exists(directory))
         {
-            throw new NotFoundException($"There is no folder {directory}.");
+            throw new NotFoundException($"There is no folder or file {directory}.");
         }
-        return Install(name ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(directory))), Path.GetFullPath(directory), staging =>
+        string named = single ? Path.GetFileNameWithoutExtension(directory) : Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(directory)));
+        return Install(name ?? named, Path.GetFullPath(directory), staging =>
         {
-            foreach (string file in Directory.EnumerateFiles(directory))
+            foreach (string file in single ? [directory] : Directory.EnumerateFiles(directory))
             {
                 cancellation.ThrowIfCancellationRequested();
                 File.Copy(file, Path.Combine(staging, Path.GetFileName(file)));
@@ -150,9 +156,20 @@ public sealed class ModelFolder(string folder)
         }
     }
 
-    private static ModelKind KindOf(string directory, string source) => PpOcr.Find(directory) is not null
-        ? ModelKind.PictureReader
-        : throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
+    private static ModelKind KindOf(string directory, string source)
+    {
+        if (PpOcr.Find(directory) is not null)
+        {
+            return ModelKind.PictureReader;
+        }
+        if (LocalModel.Find(directory) is { } decoder)
+        {
+            // What cannot be run is refused now, and not when somebody asks it.
+            LocalModel.Check(decoder);
+            return ModelKind.Decoder;
+        }
+        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
+    }
 
     private static string Hash(string path)
     {

@@ -1,0 +1,373 @@
+using System.Threading.Channels;
+using Diptych.Core;
+using Diptych.Inference.Scheduling;
+
+namespace Diptych.Runtimes.Decoding;
+
+/// <summary>A piece of an answer.</summary>
+/// <param name="Text">May be empty, while a character is not whole.</param>
+/// <param name="Finish">stop or length with the last piece; null before.</param>
+public sealed record GeneratedText(string Text, string? Finish, int PromptTokens, int CompletionTokens, int CachedTokens);
+
+/// <summary>What an engine has done and holds.</summary>
+public sealed record EngineSnapshot(int Running, int Waiting, int BlocksUsed, int Blocks, long PromptTokens, long CachedTokens, long GeneratedTokens, long Preemptions, double PredictionError);
+
+/// <summary>
+/// Continuous batching over one decoder: each step has a token budget sized so that running answers keep their pace; they decode first, and
+/// chunks of prompts fill the rest. Blocks of prompts are kept by chained hash, so that a known beginning is not computed again. When
+/// blocks run out the latest answer gives its own back, and is computed anew later.
+/// </summary>
+public sealed class DecoderEngine : IDisposable
+{
+    /// <summary>Tokens of one step at most and at least.</summary>
+    private const int MostTokens = 512, LeastTokens = 32;
+
+    private const int MaxRunning = 32;
+    private const int MaxWaiting = 256;
+    private static readonly TimeSpan BetweenTokens = TimeSpan.FromMilliseconds(100);
+    private readonly Decoder _decoder;
+    private readonly BytePairTokenizer _tokenizer;
+    private readonly KeyValueBlocks _blocks;
+    private readonly CoreTeam _team;
+    private readonly TimeProvider _time;
+    private readonly CostModel _cost = new(0.003);
+    private readonly PrefixCache _prefixes;
+    private readonly object _gate = new();
+    private readonly LinkedList<Sequence> _waiting = new();
+    private readonly List<Sequence> _running = [];
+    private readonly HashSet<int> _ends;
+    private readonly Thread _thread;
+    private bool _stopping;
+    private int _seed;
+    private long _promptTokens, _cachedTokens, _generatedTokens, _preemptions;
+
+    /// <param name="cacheBytes">Memory for keys and values.</param>
+    public DecoderEngine(Decoder decoder, BytePairTokenizer tokenizer, long cacheBytes, TimeProvider time, int? threads = null)
+    {
+        (_decoder, _tokenizer, _time) = (decoder, tokenizer, time);
+        _blocks = new KeyValueBlocks(decoder.Config, (int)Math.Clamp(cacheBytes / KeyValueBlocks.BytesPerBlock(decoder.Config), 8, 1 << 20));
+        _prefixes = new PrefixCache(_blocks);
+        _team = new CoreTeam(threads ?? Environment.ProcessorCount);
+        _ends = [.. decoder.Config.EndTokens, .. new[] { "<|im_end|>", "<|eot_id|>", "<|eot|>", "<|end_of_text|>", "<|endoftext|>" }.Where(tokenizer.Specials.ContainsKey).Select(s => tokenizer.Specials[s])];
+        _thread = new Thread(Work) { IsBackground = true, Name = "decoder" };
+        _thread.Start();
+    }
+
+    public DecoderConfig Config => _decoder.Config;
+
+    /// <summary>Most tokens of a prompt and its answer together.</summary>
+    public int MaxTokens => Math.Min(_decoder.Config.MaxTokens, _blocks.Count * KeyValueBlocks.TokensPerBlock);
+
+    public EngineSnapshot Snapshot()
+    {
+        lock (_gate)
+        {
+            return new EngineSnapshot(_running.Count, _waiting.Count, _blocks.Count - _blocks.Free, _blocks.Count, _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _cost.Profile.Error);
+        }
+    }
+
+    /// <summary>Answers a prompt; ends early, and gives its memory back at once, when it is cancelled.</summary>
+    /// <exception cref="InvalidRequestException">The prompt is empty, or longer than the model or the memory takes.</exception>
+    /// <exception cref="OverloadedException">Too many wait already.</exception>
+    public async IAsyncEnumerable<GeneratedText> GenerateAsync(
+        int[] prompt, Sampling sampling, LoraAdapter? adapter, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellation)
+    {
+        if (prompt.Length == 0 || prompt.Length >= MaxTokens)
+        {
+            throw new InvalidRequestException($"The prompt has {prompt.Length} tokens; this model takes 1 to {MaxTokens - 1}.");
+        }
+        var sequence = new Sequence(prompt, sampling, adapter, Now());
+        lock (_gate)
+        {
+            ObjectDisposedException.ThrowIf(_stopping, this);
+            if (_waiting.Count >= MaxWaiting)
+            {
+                throw new OverloadedException($"{_waiting.Count} requests wait for the language model.", TimeSpan.FromSeconds(Math.Max(1, _waiting.Sum(w => _cost.Expect(w.Prompt.Length)))));
+            }
+            sequence.Sampler = new Sampler(sampling, ++_seed);
+            _waiting.AddLast(sequence);
+            Monitor.Pulse(_gate);
+        }
+        await using var registration = cancellation.Register(() => sequence.Cancelled = true).ConfigureAwait(false);
+        try
+        {
+            await foreach (GeneratedText text in sequence.Output.Reader.ReadAllAsync(cancellation).ConfigureAwait(false))
+            {
+                yield return text;
+            }
+        }
+        finally
+        {
+            sequence.Cancelled = true;
+        }
+    }
+
+    public void Dispose()
+    {
+        lock (_gate)
+        {
+            _stopping = true;
+            Monitor.Pulse(_gate);
+        }
+        _thread.Join();
+        _team.Dispose();
+        _blocks.Dispose();
+        _decoder.Dispose();
+    }
+
+    private double Now() => _time.GetTimestamp() / (double)_time.TimestampFrequency;
+
+    private void Work()
+    {
+        while (true)
+        {
+            lock (_gate)
+            {
+                while (_running.Count == 0 && _waiting.Count == 0 && !_stopping)
+                {
+                    Monitor.Wait(_gate);
+                }
+                if (_stopping)
+                {
+                    foreach (Sequence sequence in _running.Concat(_waiting))
+                    {
+                        sequence.Output.Writer.TryComplete(new ObjectDisposedException(nameof(DecoderEngine)));
+                    }
+                    return;
+                }
+                Drop();
+                Admit();
+            }
+            try
+            {
+                Step();
+            }
+            catch (Exception error)
+            {
+                // One step's failure is told to the answers in it; the engine serves the next.
+                lock (_gate)
+                {
+                    foreach (Sequence sequence in _running)
+                    {
+                        Release(sequence);
+                        sequence.Output.Writer.TryComplete(error);
+                    }
+                    _running.Clear();
+                }
+            }
+        }
+    }
+
+    private void Drop()
+    {
+        foreach (Sequence sequence in _running.Where(s => s.Cancelled).ToList())
+        {
+            Release(sequence);
+            _running.Remove(sequence);
+            sequence.Output.Writer.TryComplete();
+        }
+        for (LinkedListNode<Sequence>? node = _waiting.First; node is not null;)
+        {
+            LinkedListNode<Sequence>? next = node.Next;
+            if (node.Value.Cancelled)
+            {
+                _waiting.Remove(node);
+                node.Value.Output.Writer.TryComplete();
+            }
+            node = next;
+        }
+    }
+
+    /// <summary>Waiting prompts come in while there are blocks for them whole, so that what runs need not be thrown out for what comes.</summary>
+    private void Admit()
+    {
+        while (_waiting.First is { } first && _running.Count < MaxRunning)
+        {
+            Sequence sequence = first.Value;
+            int needed = (sequence.Ids.Count / KeyValueBlocks.TokensPerBlock) + 1;
+            if (needed > _blocks.Free + _prefixes.Evictable && _running.Count > 0)
+            {
+                return;
+            }
+            _waiting.RemoveFirst();
+            sequence.Computed = _prefixes.Find(sequence.Ids, sequence.Adapter, sequence.Blocks) * KeyValueBlocks.TokensPerBlock;
+            sequence.Cached = Math.Max(sequence.Cached, sequence.Computed);
+            _cachedTokens += sequence.Computed;
+            _running.Add(sequence);
+        }
+    }
+
+    private void Step()
+    {
+        double now = Now();
+        var states = new DecodingSequence[_running.Count];
+        for (int i = 0; i < states.Length; i++)
+        {
+            Sequence s = _running[i];
+            int left = s.Ids.Count - s.Computed;
+            states[i] = new DecodingSequence(left > 1 || s.Generated == 0 ? left : 0, s.Generated == 0 ? s.Arrived + 1 : s.LastTokenAt + BetweenTokens.TotalSeconds);
+        }
+        int[] tokens = new int[states.Length];
+        TokenBudget.Plan(states, TokenBudget.Size(states, now, _cost, MostTokens, LeastTokens), tokens);
+        var stretches = new List<Stretch>();
+        var members = new List<Sequence>();
+        for (int i = 0; i < tokens.Length; i++)
+        {
+            Sequence s = _running[i];
+            if (tokens[i] > 0 && Reserve(s, s.Computed + tokens[i]))
+            {
+                stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i])], s.Computed, s.Blocks, s.Adapter));
+                members.Add(s);
+            }
+        }
+        // Whom memory was taken from in favour of another is computed anew later.
+        for (int i = members.Count - 1; i >= 0; i--)
+        {
+            if (members[i].Preempted)
+            {
+                members.RemoveAt(i);
+                stretches.RemoveAt(i);
+            }
+        }
+        Requeue();
+        if (stretches.Count == 0)
+        {
+            return;
+        }
+        float[] logits = _decoder.Forward(stretches, _blocks, _team);
+        double end = Now();
+        _cost.Observe(stretches.Sum(s => s.Tokens.Length), Math.Max(end - now, 1e-6));
+        for (int i = 0; i < members.Count; i++)
+        {
+            Sequence s = members[i];
+            s.Computed += stretches[i].Tokens.Length;
+            _promptTokens += s.Generated == 0 ? stretches[i].Tokens.Length : 0;
+            if (s.Computed == s.Ids.Count)
+            {
+                Emit(s, s.Sampler.Next(logits.AsSpan(i * Config.Vocabulary, Config.Vocabulary), s.Prompt), end);
+            }
+        }
+    }
+
+    private void Emit(Sequence s, int token, double now)
+    {
+        if (s.Generated == 0)
+        {
+            _prefixes.Add(s.Ids, s.Adapter, s.Blocks);
+        }
+        _generatedTokens++;
+        s.LastTokenAt = now;
+        bool ended = _ends.Contains(token);
+        string text = "";
+        if (!ended)
+        {
+            s.Ids.Add(token);
+            s.Generated++;
+            text = s.Text.Add(_tokenizer.Bytes(token));
+        }
+        bool full = s.Generated >= s.Sampling.MaxTokens || s.Ids.Count >= MaxTokens;
+        string? finish = ended || s.Text.Stopped ? "stop" : full ? "length" : null;
+        if (finish is not null && !s.Text.Stopped)
+        {
+            text += s.Text.End();
+        }
+        s.Output.Writer.TryWrite(new GeneratedText(text, finish, s.Prompt.Length, s.Generated, s.Cached));
+        if (finish is not null)
+        {
+            lock (_gate)
+            {
+                Release(s);
+                _running.Remove(s);
+            }
+            s.Output.Writer.TryComplete();
+        }
+    }
+
+    /// <summary>Blocks for so many tokens; the latest other answer gives way where none is free.</summary>
+    private bool Reserve(Sequence s, int tokens)
+    {
+        if (s.Preempted)
+        {
+            return false;
+        }
+        while (s.Blocks.Count * KeyValueBlocks.TokensPerBlock < tokens)
+        {
+            int block = _blocks.Take();
+            if (block < 0 && _prefixes.Evict())
+            {
+                continue;
+            }
+            if (block < 0)
+            {
+                Sequence victim = _running.Where(r => !r.Preempted && r.Blocks.Count > 0).MaxBy(r => r.Arrived)!;
+                victim.Preempted = true;
+                Release(victim);
+                _preemptions++;
+                if (victim == s)
+                {
+                    return false;
+                }
+                continue;
+            }
+            s.Blocks.Add(block);
+        }
+        return true;
+    }
+
+    private void Requeue()
+    {
+        lock (_gate)
+        {
+            foreach (Sequence sequence in _running.Where(r => r.Preempted).OrderByDescending(r => r.Arrived).ToList())
+            {
+                _running.Remove(sequence);
+                sequence.Preempted = false;
+                sequence.Computed = 0;
+                _waiting.AddFirst(sequence);
+            }
+        }
+    }
+
+    private void Release(Sequence sequence)
+    {
+        foreach (int block in sequence.Blocks)
+        {
+            _blocks.Return(block);
+        }
+        sequence.Blocks.Clear();
+    }
+
+    private sealed class Sequence(int[] prompt, Sampling sampling, LoraAdapter? adapter, double arrived)
+    {
+        public int[] Prompt => prompt;
+
+        public Sampling Sampling => sampling;
+
+        public LoraAdapter? Adapter => adapter;
+
+        public double Arrived => arrived;
+
+        public Sampler Sampler { get; set; } = null!;
+
+        public List<int> Ids { get; } = [.. prompt];
+
+        public List<int> Blocks { get; } = [];
+
+        /// <summary>Tokens whose keys and values are in the blocks.</summary>
+        public int Computed { get; set; }
+
+        public int Cached { get; set; }
+
+        public int Generated { get; set; }
+
+        public double LastTokenAt { get; set; }
+
+        public bool Preempted { get; set; }
+
+        public volatile bool Cancelled;
+
+        public TextStream Text { get; } = new(sampling.Stop);
+
+        public Channel<GeneratedText> Output { get; } = System.Threading.Channels.Channel.CreateUnbounded<GeneratedText>(new UnboundedChannelOptions { SingleReader = true });
+    }
+}

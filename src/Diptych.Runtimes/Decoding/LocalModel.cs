@@ -1,0 +1,112 @@
+using System.Runtime.CompilerServices;
+using Diptych.Core;
+using Microsoft.Extensions.AI;
+
+namespace Diptych.Runtimes.Decoding;
+
+/// <summary>A language model in this process: a decoder, its tokenizer, its way to write a conversation, its engine; as an <see cref="IChatClient"/>.</summary>
+public sealed class LocalModel : IChatClient
+{
+    private readonly ChatFormat? _format;
+
+    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format) =>
+        (Name, Engine, Tokenizer, _format) = (name, engine, tokenizer, format);
+
+    public string Name { get; }
+
+    public DecoderEngine Engine { get; }
+
+    public BytePairTokenizer Tokenizer { get; }
+
+    /// <summary>The GGUF file of a folder, or the folder itself where it is in Hugging Face's layout; null where it holds no decoder.</summary>
+    public static string? Find(string directory) =>
+        Directory.EnumerateFiles(directory, "*.gguf").Order(StringComparer.Ordinal).FirstOrDefault()
+        ?? (File.Exists(Path.Combine(directory, "config.json")) && Directory.EnumerateFiles(directory, "*.safetensors").Any() ? directory : null);
+
+    /// <summary>Reads everything but the weights.</summary>
+    /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
+    public static void Check(string path)
+    {
+        _ = ReadTokenizer(path);
+        if (File.Exists(path))
+        {
+            using var file = new GgufFile(path);
+            _ = DecoderConfig.FromGguf(file);
+        }
+        else
+        {
+            _ = DecoderConfig.FromJson(Path.Combine(path, "config.json"));
+        }
+    }
+
+    /// <param name="path">What <see cref="Find"/> gave.</param>
+    /// <param name="cacheBytes">Memory for keys and values.</param>
+    /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
+    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time)
+    {
+        var (tokenizer, format) = ReadTokenizer(path);
+        Decoder decoder = Decoder.Open(path);
+        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time), tokenizer, format);
+    }
+
+    /// <exception cref="InvalidRequestException">The model's file says of no chat template that is known.</exception>
+    public int[] Write(IEnumerable<ChatTurn> turns) => _format is null
+        ? throw new InvalidRequestException($"{Name} has no chat template that is known; use it for completions.")
+        : Tokenizer.Encode(_format.Write([.. turns]), specials: true);
+
+    public IAsyncEnumerable<GeneratedText> GenerateAsync(int[] prompt, Sampling sampling, CancellationToken cancellation) => Engine.GenerateAsync(prompt, sampling, null, cancellation);
+
+    public async Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default)
+    {
+        var updates = new List<ChatResponseUpdate>();
+        await foreach (ChatResponseUpdate update in GetStreamingResponseAsync(messages, options, cancellationToken).ConfigureAwait(false))
+        {
+            updates.Add(update);
+        }
+        return updates.ToChatResponse();
+    }
+
+    public async IAsyncEnumerable<ChatResponseUpdate> GetStreamingResponseAsync(
+        IEnumerable<ChatMessage> messages, ChatOptions? options = null, [EnumeratorCancellation] CancellationToken cancellationToken = default)
+    {
+        int[] prompt = Write(messages.Select(m => new ChatTurn(m.Role.Value, m.Text)));
+        var sampling = new Sampling
+        {
+            Temperature = options?.Temperature ?? 0,
+            TopP = options?.TopP ?? 1,
+            TopK = options?.TopK ?? 0,
+            FrequencyPenalty = options?.FrequencyPenalty ?? 0,
+            PresencePenalty = options?.PresencePenalty ?? 0,
+            Seed = (int?)options?.Seed,
+            MaxTokens = options?.MaxOutputTokens ?? 512,
+            Stop = options?.StopSequences is { } stops ? [.. stops] : [],
+        };
+        await foreach (GeneratedText text in Engine.GenerateAsync(prompt, sampling, null, cancellationToken).ConfigureAwait(false))
+        {
+            var update = new ChatResponseUpdate(ChatRole.Assistant, text.Text) { ModelId = Name };
+            if (text.Finish is not null)
+            {
+                update.FinishReason = text.Finish == "stop" ? ChatFinishReason.Stop : ChatFinishReason.Length;
+                update.Contents.Add(new UsageContent(new UsageDetails { InputTokenCount = text.PromptTokens, OutputTokenCount = text.CompletionTokens, TotalTokenCount = text.PromptTokens + text.CompletionTokens, CachedInputTokenCount = text.CachedTokens }));
+            }
+            yield return update;
+        }
+    }
+
+    private static (BytePairTokenizer Tokenizer, ChatFormat? Format) ReadTokenizer(string path)
+    {
+        if (File.Exists(path))
+        {
+            using var file = new GgufFile(path);
+            return (BytePairTokenizer.FromGguf(file), ChatFormat.Of(file.String("tokenizer.chat_template")));
+        }
+        string model = Path.Combine(path, "tokenizer.json"), settings = Path.Combine(path, "tokenizer_config.json"), template = Path.Combine(path, "chat_template.jinja");
+        return !File.Exists(model)
+            ? throw new InvalidDataException($"{path} has no tokenizer.json.")
+            : (BytePairTokenizer.FromJson(model), ChatFormat.Of(File.Exists(template) ? File.ReadAllText(template) : File.Exists(settings) ? File.ReadAllText(settings) : null));
+    }
+
+    public object? GetService(Type serviceType, object? serviceKey = null) => serviceKey is null && serviceType.IsInstanceOfType(this) ? this : null;
+
+    public void Dispose() => Engine.Dispose();
+}

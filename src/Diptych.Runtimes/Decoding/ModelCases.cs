@@ -1,0 +1,81 @@
+using System.Numerics.Tensors;
+
+namespace Diptych.Runtimes.Decoding;
+
+/// <summary>What came of one case of a model's own.</summary>
+/// <param name="Detail">Where it first deviates; null where it passed.</param>
+public sealed record VerifiedCase(string Name, double MaxAbsError, bool Passed, string? Detail = null);
+
+/// <summary>Runs a model against the cases that its folder carries (cases.safetensors): logits of given ids, and a greedy answer.</summary>
+public static class ModelCases
+{
+    /// <summary>How far a logit may be from the reference's.</summary>
+    public const double Tolerance = 2e-4;
+
+    /// <param name="adapter">Folder of a PEFT adapter, whose cases are run then; null runs the model's own.</param>
+    /// <exception cref="InvalidDataException">The model cannot be run, or the folder carries no cases.</exception>
+    public static IReadOnlyList<VerifiedCase> Run(string directory, string? adapter)
+    {
+        string path = Path.Combine(adapter ?? directory, "cases.safetensors");
+        if (!File.Exists(path))
+        {
+            throw new InvalidDataException($"{adapter ?? directory} has no cases.safetensors to run.");
+        }
+        using Decoder decoder = Decoder.Open(LocalModel.Find(directory) ?? throw new InvalidDataException($"{directory} holds no decoder."), WeightFormat.F32);
+        using LoraAdapter? lora = adapter is null ? null : LoraAdapter.Load(adapter, decoder.Config);
+        using var file = new SafeTensorsFile(path);
+        using var team = new CoreTeam(Environment.ProcessorCount);
+        var cases = new List<VerifiedCase>();
+        if (file.Tensors.TryGetValue("input_ids", out StoredTensor? ids) && file.Tensors.TryGetValue("logits", out StoredTensor? logits))
+        {
+            cases.Add(Logits(decoder, lora, team, Ids(file, ids), ids.Columns, file.Floats(logits)));
+        }
+        if (file.Tensors.TryGetValue("greedy_prompt", out StoredTensor? prompt) && file.Tensors.TryGetValue("greedy_ids", out StoredTensor? answer))
+        {
+            cases.Add(Greedy(decoder, lora, team, Ids(file, prompt), Ids(file, answer)));
+        }
+        foreach (string left in file.Tensors.Keys.Where(k => k is not ("input_ids" or "logits" or "greedy_prompt" or "greedy_ids")))
+        {
+            cases.Add(new VerifiedCase(left, double.NaN, false, "cases of this kind are not run"));
+        }
+        return cases;
+    }
+
+    private static VerifiedCase Logits(Decoder decoder, LoraAdapter? lora, CoreTeam team, int[] ids, int length, float[] expected)
+    {
+        using KeyValueBlocks cache = Cache(decoder, ids.Length + (ids.Length / length * KeyValueBlocks.TokensPerBlock));
+        Stretch[] rows = [.. ids.Chunk(length).Select(row => new Stretch(row, 0, Blocks(cache, length), lora, AllLogits: true))];
+        float[] actual = decoder.Forward(rows, cache, team);
+        if (actual.Length != expected.Length)
+        {
+            return new VerifiedCase("logits", double.NaN, false, $"{actual.Length} numbers instead of {expected.Length}");
+        }
+        TensorPrimitives.Subtract(actual, expected, actual);
+        TensorPrimitives.Abs(actual, actual);
+        int worst = TensorPrimitives.IndexOfMax<float>(actual), first = Array.FindIndex(actual, e => !(e <= Tolerance)), width = decoder.Config.Vocabulary;
+        return new VerifiedCase("logits", actual[worst], first < 0, first < 0 ? null : $"row {first / width / length}, token {first / width % length}, class {first % width} is off by {actual[first]}");
+    }
+
+    private static VerifiedCase Greedy(Decoder decoder, LoraAdapter? lora, CoreTeam team, int[] prompt, int[] expected)
+    {
+        using KeyValueBlocks cache = Cache(decoder, expected.Length + KeyValueBlocks.TokensPerBlock);
+        List<int> blocks = Blocks(cache, expected.Length), ids = [.. prompt];
+        float[] logits = decoder.Forward([new Stretch(prompt, 0, blocks, lora)], cache, team);
+        while (ids.Count < expected.Length)
+        {
+            ids.Add(TensorPrimitives.IndexOfMax<float>(logits));
+            if (ids[^1] != expected[ids.Count - 1])
+            {
+                return new VerifiedCase("greedy_ids", 1, false, $"token {ids.Count - 1} is {ids[^1]} instead of {expected[ids.Count - 1]}");
+            }
+            logits = decoder.Forward([new Stretch([ids[^1]], ids.Count - 1, blocks, lora)], cache, team);
+        }
+        return new VerifiedCase("greedy_ids", 0, true);
+    }
+
+    private static KeyValueBlocks Cache(Decoder decoder, int tokens) => new(decoder.Config, (tokens / KeyValueBlocks.TokensPerBlock) + 1);
+
+    private static List<int> Blocks(KeyValueBlocks cache, int tokens) => [.. Enumerable.Range(0, (tokens + KeyValueBlocks.TokensPerBlock - 1) / KeyValueBlocks.TokensPerBlock).Select(_ => cache.Take())];
+
+    private static int[] Ids(SafeTensorsFile file, StoredTensor tensor) => [.. file.Floats(tensor).Select(v => (int)v)];
+}

@@ -1,0 +1,118 @@
+using System.Numerics.Tensors;
+
+namespace Diptych.Runtimes.Decoding;
+
+/// <summary>How the next token is chosen. Temperature 0 takes the likeliest.</summary>
+public sealed record Sampling
+{
+    public float Temperature { get; init; }
+
+    /// <summary>Of the likeliest so many; 0 for all.</summary>
+    public int TopK { get; init; }
+
+    /// <summary>Of the likeliest whose probabilities sum to this.</summary>
+    public float TopP { get; init; } = 1;
+
+    /// <summary>Of those at least this share of the likeliest's probability.</summary>
+    public float MinP { get; init; }
+
+    /// <summary>Above 1 makes tokens that occurred less likely, divided or multiplied (Keskar et al. 2019).</summary>
+    public float RepetitionPenalty { get; init; } = 1;
+
+    /// <summary>Subtracted for each time that a token was generated.</summary>
+    public float FrequencyPenalty { get; init; }
+
+    /// <summary>Subtracted once for a token that was generated.</summary>
+    public float PresencePenalty { get; init; }
+
+    public int? Seed { get; init; }
+
+    /// <summary>Added to a token's logit.</summary>
+    public IReadOnlyDictionary<int, float>? Bias { get; init; }
+
+    public int MaxTokens { get; init; } = 512;
+
+    /// <summary>Texts that end the answer, and are left out of it.</summary>
+    public IReadOnlyList<string> Stop { get; init; } = [];
+}
+
+/// <summary>Chooses tokens for one sequence: the same seed, the same choices, whatever else is in the batch.</summary>
+internal sealed class Sampler(Sampling sampling, int seed)
+{
+    private readonly Random _random = new(sampling.Seed ?? seed);
+    private readonly Dictionary<int, int> _generated = [];
+    private float[]? _probabilities;
+    private int[]? _order;
+
+    /// <param name="logits">[vocabulary]; changed.</param>
+    /// <param name="prompt">Tokens before the answer.</param>
+    public int Next(Span<float> logits, IReadOnlyList<int> prompt)
+    {
+        Penalize(logits, prompt);
+        int token = sampling.Temperature <= 0 ? TensorPrimitives.IndexOfMax<float>(logits) : Draw(logits);
+        _generated[token] = _generated.GetValueOrDefault(token) + 1;
+        return token;
+    }
+
+    private void Penalize(Span<float> logits, IReadOnlyList<int> prompt)
+    {
+        if (sampling.RepetitionPenalty != 1)
+        {
+            foreach (int token in prompt.Concat(_generated.Keys).Distinct())
+            {
+                logits[token] = logits[token] > 0 ? logits[token] / sampling.RepetitionPenalty : logits[token] * sampling.RepetitionPenalty;
+            }
+        }
+        if (sampling.FrequencyPenalty != 0 || sampling.PresencePenalty != 0)
+        {
+            foreach (var (token, count) in _generated)
+            {
+                logits[token] -= (sampling.FrequencyPenalty * count) + sampling.PresencePenalty;
+            }
+        }
+        foreach (var (token, bias) in sampling.Bias ?? new Dictionary<int, float>())
+        {
+            if (token >= 0 && token < logits.Length)
+            {
+                logits[token] += bias;
+            }
+        }
+    }
+
+    private int Draw(Span<float> logits)
+    {
+        _probabilities ??= new float[logits.Length];
+        _order ??= new int[logits.Length];
+        TensorPrimitives.Divide(logits, sampling.Temperature, logits);
+        TensorPrimitives.SoftMax(logits, _probabilities);
+        float floor = sampling.MinP * TensorPrimitives.Max<float>(_probabilities);
+        int count = 0;
+        for (int i = 0; i < _probabilities.Length; i++)
+        {
+            // What is this unlikely would be reached once in a million draws.
+            if (_probabilities[i] >= Math.Max(floor, 1e-9f))
+            {
+                _order[count++] = i;
+            }
+        }
+        float[] p = _probabilities;
+        _order.AsSpan(0, count).Sort((a, b) => p[b] != p[a] ? p[b].CompareTo(p[a]) : a.CompareTo(b));
+        count = sampling.TopK > 0 ? Math.Min(count, sampling.TopK) : count;
+        float sum = 0;
+        int kept = 0;
+        while (kept < count && (kept == 0 || sum < sampling.TopP))
+        {
+            sum += p[_order[kept++]];
+        }
+        double at = _random.NextDouble() * sum;
+        for (int i = 0; i < kept; i++)
+        {
+            at -= p[_order[i]];
+            if (at <= 0)
+            {
+                return _order[i];
+            }
+        }
+        return _order[kept - 1];
+    }
+}

@@ -1,0 +1,101 @@
+using Diptych.Core;
+using Diptych.Runtimes.Decoding;
+using Xunit;
+
+namespace Diptych.Tests.Runtimes;
+
+public sealed class DecoderEngineTests
+{
+    private static readonly CancellationToken None = CancellationToken.None;
+
+    [Fact]
+    public async Task An_answer_is_the_same_alone_beside_others_with_a_known_beginning_and_after_it_gave_way()
+    {
+        string long_ = string.Join(' ', Enumerable.Repeat("The lighthouse stands on a rock, and the keeper climbs its stairs each night.", 12));
+        string[] questions = ["What stands on the rock?", "Who climbs the stairs?", "Count to ten.", "Name a colour.", "Say hello.", "What is the capital of Italy?"];
+        using var alone = Open(64 << 20);
+        var expected = new List<string>();
+        foreach (string question in questions)
+        {
+            expected.Add((await AnswerAsync(alone, $"{long_} {question}")).Text);
+        }
+        EngineSnapshot known = alone.Engine.Snapshot();
+        Assert.True(known.CachedTokens > known.PromptTokens, $"{known}");
+        // So little memory that not all fit at a time: some give their blocks back and are computed anew.
+        using var crowded = Open(24 << 20);
+        string[] together = await Task.WhenAll(questions.Select(async q => (await AnswerAsync(crowded, $"{long_} {q}")).Text));
+        Assert.Equal(expected, together);
+        Assert.True(crowded.Engine.Snapshot().Preemptions > 0, $"{crowded.Engine.Snapshot()}");
+    }
+
+    [Fact]
+    public async Task A_cancelled_answer_gives_its_memory_back_and_a_too_long_prompt_is_refused()
+    {
+        using var model = Open(32 << 20);
+        using var cancel = new CancellationTokenSource();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(async () =>
+        {
+            await foreach (GeneratedText _ in model.GenerateAsync(model.Write([new ChatTurn("user", "Tell a long story.")]), new Sampling { MaxTokens = 4000 }, cancel.Token))
+            {
+                await cancel.CancelAsync();
+            }
+        });
+        long start = TimeProvider.System.GetTimestamp();
+        while (model.Engine.Snapshot() is { Running: > 0 } or { BlocksUsed: > 4 })
+        {
+            Assert.True(TimeProvider.System.GetElapsedTime(start) < TimeSpan.FromSeconds(10), $"{model.Engine.Snapshot()}");
+            await Task.Delay(TimeSpan.FromMilliseconds(5), TimeProvider.System, TestContext.Current.CancellationToken);
+        }
+        await Assert.ThrowsAsync<InvalidRequestException>(async () =>
+        {
+            await foreach (GeneratedText _ in model.GenerateAsync(new int[model.Engine.MaxTokens], new Sampling(), None))
+            {
+            }
+        });
+    }
+
+    [Fact]
+    public async Task Stop_texts_end_the_answer_even_across_tokens_and_the_same_seed_says_the_same()
+    {
+        using var model = Open(32 << 20);
+        string whole = (await AnswerAsync(model, "Count to ten.")).Text;
+        string stop = whole[(whole.Length / 2)..((whole.Length / 2) + 5)];
+        var cut = await AnswerAsync(model, "Count to ten.", new Sampling { MaxTokens = 40, Stop = [stop] });
+        Assert.Equal((whole[..whole.IndexOf(stop, StringComparison.Ordinal)], "stop"), cut);
+        var sampling = new Sampling { MaxTokens = 24, Temperature = 0.9f, TopP = 0.95f, TopK = 50, Seed = 7 };
+        string first = (await AnswerAsync(model, "Write a line.", sampling)).Text;
+        Assert.Equal(first, (await AnswerAsync(model, "Write a line.", sampling)).Text);
+        Assert.NotEqual(first, (await AnswerAsync(model, "Write a line.", sampling with { Seed = 8 })).Text);
+        Assert.Equal("length", (await AnswerAsync(model, "Write a poem.", new Sampling { MaxTokens = 5 })).Finish);
+        int banned = model.Tokenizer.Encode(whole)[0];
+        Assert.NotEqual(whole, (await AnswerAsync(model, "Count to ten.", new Sampling { MaxTokens = 40, Bias = new Dictionary<int, float> { [banned] = -100 } })).Text);
+    }
+
+    [Fact]
+    public void Text_waits_for_whole_characters_and_for_what_may_be_a_stop()
+    {
+        var text = new TextStream(["END"]);
+        byte[] euro = System.Text.Encoding.UTF8.GetBytes("€");
+        Assert.Equal("", text.Add(euro.AsSpan(0, 2)));
+        Assert.Equal("€a", text.Add([euro[2], (byte)'a']));
+        Assert.Equal("b", text.Add("bE"u8));
+        Assert.Equal("", text.Add("N"u8));
+        Assert.Equal("ENx", text.Add("x"u8));
+        Assert.Equal("", text.Add("END of it"u8));
+        Assert.True(text.Stopped);
+        Assert.Equal("�", new TextStream([]) is var broken && broken.Add(euro.AsSpan(0, 1)).Length == 0 ? broken.End() : "");
+    }
+
+    private static LocalModel Open(long cacheBytes) => LocalModel.Open("smollm2", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), cacheBytes, TimeProvider.System);
+
+    private static async Task<(string Text, string Finish)> AnswerAsync(LocalModel model, string question, Sampling? sampling = null)
+    {
+        string text = "", finish = "";
+        await foreach (GeneratedText part in model.GenerateAsync(model.Write([new ChatTurn("user", question)]), sampling ?? new Sampling { MaxTokens = 16 }, None))
+        {
+            text += part.Text;
+            finish = part.Finish ?? finish;
+        }
+        return (text, finish);
+    }
+}
