@@ -119,7 +119,8 @@ public sealed class Product : IAsyncDisposable
         long cache = (long)options.Llm.CacheMb << 20;
         inference.Hold(MemoryKind.Weights, chosen.Name, chosen.Bytes + (chosen.Bytes / 4));
         inference.Hold(MemoryKind.KeyValues, chosen.Name, cache);
-        return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time);
+        var adapters = folder.List().Where(m => m.Kind == ModelKind.Adapter).ToDictionary(m => m.Name, folder.PathOf);
+        return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time, adapters);
     }
 
     private static IChatClient? ChatClient(LlmOptions llm, TimeProvider time, TimeSpan target)

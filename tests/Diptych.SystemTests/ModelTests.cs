@@ -52,6 +52,7 @@ public sealed class ModelTests : IDisposable
         RequireShared();
         await OkAsync("ingest", Path.Combine(Host.Samples, "documents"));
         await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), "--name", "smollm2");
+        await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "starter-vlm"), "--name", "captions");
         using var written = JsonDocument.Parse(await OkAsync("ask", "How heavy is Chelsea?", "--model", "smollm2", "--json"));
         Assert.NotEmpty(written.RootElement.GetProperty("text").GetString()!);
         using var server = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", _data]) { RedirectStandardOutput = true })!;
@@ -75,9 +76,12 @@ public sealed class ModelTests : IDisposable
                 }
                 const plain = await client.completions.create({ model: "smollm2", prompt: "The capital of France is", temperature: 0, max_tokens: 3 });
                 const four = await Promise.all([1, 2, 3, 4].map(n => client.chat.completions.create({ model: "smollm2", messages, temperature: 0, max_tokens: 24 })));
+                const adapted = await client.chat.completions.create({ model: "smollm2:captions", messages, temperature: 0, max_tokens: 24 });
+                let missing = 0;
+                try { await client.chat.completions.create({ model: "smollm2:none", messages }); } catch (e) { missing = e.status; }
                 let refused = 0;
                 try { await client.chat.completions.create({ model: "gpt", messages }); } catch (e) { refused = e.status; }
-                console.log(JSON.stringify({ whole: whole.choices[0].message.content, text, finish, usage, plain: plain.choices[0].text, same: four.every(f => f.choices[0].message.content === text), refused }));
+                console.log(JSON.stringify({ whole: whole.choices[0].message.content, text, finish, usage, plain: plain.choices[0].text, same: four.every(f => f.choices[0].message.content === text), refused, missing, differs: adapted.choices[0].message.content !== text }));
                 """);
             var run = await Host.RunAsync("node", ["check.mjs", url], directory: folder);
             Assert.True(run.ExitCode == 0, run.Error);
@@ -86,6 +90,7 @@ public sealed class ModelTests : IDisposable
             Assert.Contains("Paris", r.GetProperty("whole").GetString(), StringComparison.Ordinal);
             Assert.Equal(r.GetProperty("whole").GetString(), r.GetProperty("text").GetString());
             Assert.Equal(("stop", 404, true), (r.GetProperty("finish").GetString(), r.GetProperty("refused").GetInt32(), r.GetProperty("same").GetBoolean()));
+            Assert.Equal((404, true), (r.GetProperty("missing").GetInt32(), r.GetProperty("differs").GetBoolean()));
             Assert.StartsWith(" Paris", r.GetProperty("plain").GetString(), StringComparison.Ordinal);
             Assert.Equal(37, r.GetProperty("usage").GetProperty("prompt_tokens").GetInt32());
             Assert.True(r.GetProperty("usage").GetProperty("prompt_tokens_details").GetProperty("cached_tokens").GetInt32() >= 32);
@@ -101,6 +106,8 @@ public sealed class ModelTests : IDisposable
     [InlineData("llama2-like", null, 0)]
     [InlineData("llama31-like", null, 0)]
     [InlineData("llama31-like", "llama31-like-lora-1", 0)]
+    [InlineData("llama4-scout-like", null, 0)]
+    [InlineData("llama4-maverick-like", null, 0)]
     [InlineData("clip", null, 1)]
     public async Task A_folder_is_verified_against_its_own_cases(string model, string? adapter, int exitCode)
     {

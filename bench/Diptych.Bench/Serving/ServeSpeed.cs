@@ -1,4 +1,7 @@
+using System.Globalization;
 using System.Net.Http.Json;
+using System.Runtime.CompilerServices;
+using System.Text;
 using Diptych.App;
 using Diptych.App.Http;
 using Diptych.App.Load;
@@ -28,13 +31,10 @@ internal static class ServeSpeed
                 var url = new Uri(app.Urls.First());
                 using var load = new OpenLoop(url, product.Embedder.Tokenizer, TimeProvider.System, options.Objectives());
                 await load.RunAsync(Workload.FromTraces("mixed", TracesFolder, 0.5, 10, Seed + 1), default);
-                if (Environment.GetEnvironmentVariable("ONLYSIM") is null)
-                {
                 await MixedAsync(report, product, load);
                 await OverloadAsync(report, load, product);
                 await TenantsAsync(report, load, product);
                 await ThroughputAsync(report, url, product);
-                }
             }
             await SimulatedAsync(report, options);
         }
@@ -206,6 +206,8 @@ internal static class ServeSpeed
         report.Row("the same, beside a priority queue without deadlines", Report.Number(ours, "0.00"),
             $">= 1.3 x {Report.Number(priorityDefault, "0.00")} at batch 64; tuned by hand it reaches {Report.Number(priority.Factor, "0.00")} ({priority.Policy})", ours >= 1.3 * priorityDefault);
 
+        Plot(rate => new[] { "deadline", "priority:1", "priority", "arrival", "unbatched" }.Select(policy => (
+            policy, simulator.Run(Workload.FromTraces("mixed", TracesFolder, rate, 300, Seed), workers, DiptychOptions.Policy(policy)!, Seed).Min(l => l.Attainment))));
         Workload same = Workload.FromTraces("mixed", TracesFolder, 0.4, 150, Seed);
         IReadOnlyList<LaneResult> live = (await load.RunAsync(same, default)).Lanes, simulated = simulator.Run(same, workers, DiptychOptions.Policy("deadline")!, Seed);
         foreach (LaneResult lane in live)
@@ -214,6 +216,31 @@ internal static class ServeSpeed
             bool near = Math.Abs(sim.Attainment - lane.Attainment) <= 0.03 && Math.Abs((sim.P99Ms / lane.P99Ms) - 1) <= 0.2;
             report.Row($"Simulated and live, {lane.Lane.ToString().ToLowerInvariant()}: attainment, p99 ms", $"{Report.Number(sim.Attainment)} and {Report.Number(lane.Attainment)}, {Report.Number(sim.P99Ms, "0.0")} and {Report.Number(lane.P99Ms, "0.0")}", "within 0.03, within 20 %", near);
         }
+    }
+
+    /// <summary>docs/inference-attainment.svg: the worst lane's attainment over the rate, a line for each policy.</summary>
+    private static void Plot(Func<double, IEnumerable<(string Policy, double Attainment)>> attainment, [CallerFilePath] string here = "")
+    {
+        double[] rates = [.. Enumerable.Range(1, 20).Select(i => 0.1 * i)];
+        var lines = rates.SelectMany(rate => attainment(rate).Select(a => (rate, a.Policy, a.Attainment))).GroupBy(a => a.Policy);
+        double X(double rate) => 50 + (rate * 180);
+        double Y(double share) => 260 - (share * 220);
+        var svg = new StringBuilder("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 520 300\" font-family=\"sans-serif\" font-size=\"12\"><rect width=\"520\" height=\"300\" fill=\"#fff\"/>\n");
+        foreach (double share in new[] { 0, 0.5, 0.99 })
+        {
+            svg.AppendLine(CultureInfo.InvariantCulture, $"<path d=\"M50 {Y(share):0}H410\" stroke=\"#ddd\"/><text x=\"44\" y=\"{Y(share) + 4:0}\" text-anchor=\"end\">{100 * share:0} %</text>");
+        }
+        foreach (double rate in new[] { 0.5, 1, 1.5, 2 })
+        {
+            svg.AppendLine(CultureInfo.InvariantCulture, $"<text x=\"{X(rate):0}\" y=\"280\" text-anchor=\"middle\">{rate} x</text>");
+        }
+        string[] colours = ["#c33", "#36c", "#393", "#a60", "#777"];
+        foreach (var (line, i) in lines.Select((l, i) => (l, i)))
+        {
+            svg.AppendLine(CultureInfo.InvariantCulture, $"<polyline fill=\"none\" stroke=\"{colours[i]}\" stroke-width=\"2\" points=\"{string.Join(' ', line.Select(p => string.Create(CultureInfo.InvariantCulture, $"{X(p.rate):0},{Y(p.Attainment):0}")))}\"/>");
+            svg.AppendLine(CultureInfo.InvariantCulture, $"<text x=\"420\" y=\"{60 + (20 * i)}\" fill=\"{colours[i]}\">{line.Key}</text>");
+        }
+        File.WriteAllText(Path.Combine(Path.GetDirectoryName(here)!, "..", "..", "..", "docs", "inference-attainment.svg"), svg.Append("</svg>\n").ToString().ReplaceLineEndings("\n"));
     }
 
     private static double Cost(Product product, int tokens)

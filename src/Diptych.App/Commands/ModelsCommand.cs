@@ -40,7 +40,7 @@ internal static class ModelsCommand
             Say(parsed, new { passed = faults.Count == 0, faults }, faults.Count == 0 ? "Sound." : string.Join(Environment.NewLine, faults));
             return faults.Count == 0 ? ExitCode.Success : ExitCode.Failure;
         });
-        return new Command("models", "The models in use, and those to add") { list, add, remove, verify };
+        return new Command("models", "The models in use, and those to add") { list, add, remove, verify, PlanCommand.Build() };
     }
 
     private static async Task<int> ListAsync(ParseResult parsed, CancellationToken cancellation)
@@ -61,7 +61,7 @@ internal static class ModelsCommand
         }
         foreach (InstalledModel m in added)
         {
-            table.AddRow(m.Name, m.Source.EscapeMarkup(), m.Kind == ModelKind.Decoder ? "writes answers" : "reads the text in pictures", Megabytes(m.Bytes));
+            table.AddRow(m.Name, m.Source.EscapeMarkup(), m.Kind switch { ModelKind.Decoder => "writes answers", ModelKind.Adapter => "changes a decoder", _ => "reads the text in pictures" }, Megabytes(m.Bytes));
         }
         AnsiConsole.Write(table);
         return ExitCode.Success;
@@ -119,9 +119,12 @@ internal static class ModelsCommand
         });
     }
 
-    private static string For(InstalledModel model) => model.Kind == ModelKind.Decoder
-        ? $"serve answers chat with it, and ask --model {model.Name} writes with it."
-        : "it reads the text in pictures from the next ingest on. What is ingested already is read with: ingest --again";
+    private static string For(InstalledModel model) => model.Kind switch
+    {
+        ModelKind.Decoder => $"serve answers chat with it, and ask --model {model.Name} writes with it.",
+        ModelKind.Adapter => $"chat asks for it as model MODEL:{model.Name}.",
+        _ => "it reads the text in pictures from the next ingest on. What is ingested already is read with: ingest --again",
+    };
 
     private static void Say(ParseResult parsed, object json, string words)
     {

@@ -19,7 +19,7 @@ internal static class ChatEndpoints
 
     private static async Task<IResult> ChatAsync(ChatRequest body, HttpContext http, Product product, TimeProvider time, CancellationToken cancellation)
     {
-        LocalModel model = Model(product, body.Model);
+        var (model, adapter) = Model(product, body.Model);
         if (body.Messages.Count == 0)
         {
             throw new InvalidRequestException("messages is empty.");
@@ -32,40 +32,45 @@ internal static class ChatEndpoints
         Sampling sampling = body.ToSampling();
         if (!body.Stream)
         {
-            var (text, last) = await WholeAsync(model, prompt, sampling, cancellation);
-            return Results.Ok(new ChatCompletion(id, "chat.completion", created, model.Name, [new ChatChoice(0, new ChatMessageBody("assistant", text), null, last.Finish)], Usage(last)));
+            var (text, last) = await WholeAsync(model, prompt, sampling, adapter, cancellation);
+            return Results.Ok(new ChatCompletion(id, "chat.completion", created, body.Model, [new ChatChoice(0, new ChatMessageBody("assistant", text), null, last.Finish)], Usage(last)));
         }
-        await StreamAsync(http, model, prompt, sampling, body.StreamOptions?.IncludeUsage == true, (text, finish, usage, first) => new ChatCompletion(
-            id, "chat.completion.chunk", created, model.Name,
+        await StreamAsync(http, model, prompt, sampling, adapter, body.StreamOptions?.IncludeUsage == true, (text, finish, usage, first) => new ChatCompletion(
+            id, "chat.completion.chunk", created, body.Model,
             usage is not null ? [] : [new ChatChoice(0, null, new ChatMessageBody(first ? "assistant" : null, text), finish)], usage), cancellation);
         return Results.Empty;
     }
 
     private static async Task<IResult> CompleteAsync(CompletionRequest body, HttpContext http, Product product, TimeProvider time, CancellationToken cancellation)
     {
-        LocalModel model = Model(product, body.Model);
+        var (model, adapter) = Model(product, body.Model);
         int[] prompt = model.Tokenizer.Encode(Words(body.Prompt), specials: true);
         string id = $"cmpl-{Guid.NewGuid():N}";
         long created = time.GetUtcNow().ToUnixTimeSeconds();
         if (!body.Stream)
         {
-            var (text, last) = await WholeAsync(model, prompt, body.ToSampling(), cancellation);
-            return Results.Ok(new TextCompletion(id, "text_completion", created, model.Name, [new TextChoice(0, text, last.Finish)], Usage(last)));
+            var (text, last) = await WholeAsync(model, prompt, body.ToSampling(), adapter, cancellation);
+            return Results.Ok(new TextCompletion(id, "text_completion", created, body.Model, [new TextChoice(0, text, last.Finish)], Usage(last)));
         }
-        await StreamAsync(http, model, prompt, body.ToSampling(), body.StreamOptions?.IncludeUsage == true, (text, finish, usage, _) => new TextCompletion(
-            id, "text_completion", created, model.Name, usage is not null ? [] : [new TextChoice(0, text ?? "", finish)], usage), cancellation);
+        await StreamAsync(http, model, prompt, body.ToSampling(), adapter, body.StreamOptions?.IncludeUsage == true, (text, finish, usage, _) => new TextCompletion(
+            id, "text_completion", created, body.Model, usage is not null ? [] : [new TextChoice(0, text ?? "", finish)], usage), cancellation);
         return Results.Empty;
     }
 
-    private static LocalModel Model(Product product, string name) => product.LanguageModel is { } model && (model.Name == name || name.Length == 0)
-        ? model
-        : throw new NotFoundException($"There is no language model '{name}' in this process. {(product.LanguageModel is { } has ? $"Use {has.Name}." : "Add one with: diptych models add DIR")}");
+    /// <summary>The model, or "model:adapter".</summary>
+    private static (LocalModel Model, LoraAdapter? Adapter) Model(Product product, string name)
+    {
+        string[] parts = name.Split(':', 2);
+        return product.LanguageModel is { } model && model.Name == parts[0]
+            ? (model, parts.Length == 2 ? model.Adapter(parts[1]) : null)
+            : throw new NotFoundException($"There is no language model '{parts[0]}' in this process. {(product.LanguageModel is { } has ? $"Use {has.Name}." : "Add one with: diptych models add DIR")}");
+    }
 
-    private static async Task<(string Text, GeneratedText Last)> WholeAsync(LocalModel model, int[] prompt, Sampling sampling, CancellationToken cancellation)
+    private static async Task<(string Text, GeneratedText Last)> WholeAsync(LocalModel model, int[] prompt, Sampling sampling, LoraAdapter? adapter, CancellationToken cancellation)
     {
         var text = new StringBuilder();
         GeneratedText? last = null;
-        await foreach (GeneratedText part in model.GenerateAsync(prompt, sampling, cancellation))
+        await foreach (GeneratedText part in model.GenerateAsync(prompt, sampling, cancellation, adapter))
         {
             text.Append(part.Text);
             last = part;
@@ -74,7 +79,7 @@ internal static class ChatEndpoints
     }
 
     private static async Task StreamAsync(
-        HttpContext http, LocalModel model, int[] prompt, Sampling sampling, bool usage, Func<string?, string?, CompletionUsage?, bool, object> chunk, CancellationToken cancellation)
+        HttpContext http, LocalModel model, int[] prompt, Sampling sampling, LoraAdapter? adapter, bool usage, Func<string?, string?, CompletionUsage?, bool, object> chunk, CancellationToken cancellation)
     {
         bool first = true;
         GeneratedText? last = null;
@@ -83,7 +88,7 @@ internal static class ChatEndpoints
             await http.Response.WriteAsync($"data: {data}\n\n", cancellation);
             await http.Response.Body.FlushAsync(cancellation);
         }
-        await foreach (GeneratedText part in model.GenerateAsync(prompt, sampling, cancellation))
+        await foreach (GeneratedText part in model.GenerateAsync(prompt, sampling, cancellation, adapter))
         {
             if (first)
             {

@@ -28,7 +28,7 @@ internal static class OpenAiEndpoints
         [
             Model(TextModel, product.Embedder.TextSpace, product),
             Model(CrossModel, product.Embedder.CrossSpace, product),
-            .. product.LanguageModel is { } llm ? [new ModelResponse(llm.Name, "model", "diptych", "", 0, 0)] : Array.Empty<ModelResponse>(),
+            .. product.LanguageModel is { } llm ? llm.Adapters.Select(a => $"{llm.Name}:{a}").Prepend(llm.Name).Select(id => new ModelResponse(id, "model", "diptych", "", 0, 0)).ToArray() : Array.Empty<ModelResponse>(),
         ])).WithSummary("The models that are served");
     }
 

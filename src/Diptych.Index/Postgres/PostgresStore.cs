@@ -39,6 +39,8 @@ public sealed partial class PostgresStore : IDocumentStore
         // A search is the same few statements again and again: the server plans them once a connection.
         settings.MaxAutoPrepare = settings.MaxAutoPrepare == 0 ? 128 : settings.MaxAutoPrepare;
         settings.AutoPrepareMinUsages = 2;
+        // Nothing here changes a session, so there is nothing to undo between two uses of one.
+        settings.NoResetOnClose = true;
         settings.Options = $"{settings.Options} -c hnsw.ef_search={EfSearch} -c hnsw.iterative_scan=strict_order".Trim();
         _replicated = settings.Host?.Contains(',', StringComparison.Ordinal) ?? false;
         if (_replicated)

@@ -1,6 +1,4 @@
 using System.Numerics.Tensors;
-using System.Runtime.InteropServices;
-using System.Runtime.Intrinsics;
 using System.Text.Json;
 
 namespace Diptych.Runtimes.Decoding;
@@ -10,7 +8,8 @@ namespace Diptych.Runtimes.Decoding;
 /// <param name="Position">Of the first of them.</param>
 /// <param name="Blocks">The sequence's blocks, enough for all its tokens.</param>
 /// <param name="AllLogits">Whether every token's logits are wanted, not the last one's alone.</param>
-internal sealed record Stretch(int[] Tokens, int Position, IReadOnlyList<int> Blocks, LoraAdapter? Adapter = null, bool AllLogits = false);
+/// <param name="Pictures">[image tokens, width]: what stands in place of the image tokens, in their order; null where there are none.</param>
+internal sealed record Stretch(int[] Tokens, int Position, IReadOnlyList<int> Blocks, LoraAdapter? Adapter = null, bool AllLogits = false, float[]? Pictures = null);
 
 /// <summary>
 /// A decoder of Llama's family: RMSNorm, rotary positions, grouped-query attention, SwiGLU. A batch is stretches of any sequences laid
@@ -57,9 +56,53 @@ public sealed unsafe class Decoder : IDisposable
                     return Matrix(name(l, module), rows, columns);
                 }
                 return new Layer(
-                    Vector(name(l, "input_layernorm")), Of("q_proj"), Of("k_proj"), Of("v_proj"), Of("o_proj"),
-                    Vector(name(l, "post_attention_layernorm")), Of("gate_proj"), Of("up_proj"), Of("down_proj"));
+                    Vector(name(l, "input_layernorm")), Of("q_proj"), Of("k_proj"), Of("v_proj"), Of("o_proj"), Vector(name(l, "post_attention_layernorm")),
+                    config.Llama4?.HasExperts[l] == true ? Experts(l) : new DenseFeedForward(Of("gate_proj"), Of("up_proj"), Of("down_proj")));
             })];
+
+            FeedForward Experts(int layer)
+            {
+                Llama4Additions added = config.Llama4!;
+                string at = name(layer, "feed_forward");
+                return new ExpertFeedForward(
+                    Matrix($"{at}.router.weight", added.Experts, config.Width),
+                    new DenseFeedForward(
+                        Matrix($"{at}.shared_expert.gate_proj.weight", added.ExpertWidth, config.Width), Matrix($"{at}.shared_expert.up_proj.weight", added.ExpertWidth, config.Width),
+                        Matrix($"{at}.shared_expert.down_proj.weight", config.Width, added.ExpertWidth), adapted: false),
+                    [.. Enumerable.Range(0, added.Experts).Select(e => Expert($"{at}.experts", e, added))]);
+            }
+
+            // Experts are stored side by side and the other way round: [experts, in, out].
+            DenseFeedForward Expert(string at, int expert, Llama4Additions added)
+            {
+                float[] both = Slice($"{at}.gate_up_proj", expert, config.Width, 2 * added.ExpertWidth), down = Slice($"{at}.down_proj", expert, added.ExpertWidth, config.Width);
+                return new DenseFeedForward(
+                    Turned(both, config.Width, 2 * added.ExpertWidth, 0, added.ExpertWidth), Turned(both, config.Width, 2 * added.ExpertWidth, added.ExpertWidth, added.ExpertWidth),
+                    Turned(down, added.ExpertWidth, config.Width, 0, config.Width), adapted: false);
+            }
+
+            float[] Slice(string tensor, int expert, int inputs, int outputs)
+            {
+                StoredTensor stored = find(tensor) ?? throw new InvalidDataException($"The model lacks '{tensor}'.");
+                return stored.Shape.Count != 3 || stored.Shape[1] != inputs || stored.Shape[2] != outputs || expert >= stored.Shape[0]
+                    ? throw new InvalidDataException($"'{tensor}' is [{string.Join(", ", stored.Shape)}], and should be [{config.Llama4!.Experts}, {inputs}, {outputs}].")
+                    : fileOf(tensor).Floats(stored with { Shape = [inputs, outputs], Offset = stored.Offset + (expert * (stored.Bytes / stored.Shape[0])), Bytes = stored.Bytes / stored.Shape[0] });
+            }
+
+            WeightMatrix Turned(float[] values, int inputs, int outputs, int first, int count)
+            {
+                float[] turned = new float[inputs * count];
+                for (int o = 0; o < count; o++)
+                {
+                    for (int i = 0; i < inputs; i++)
+                    {
+                        turned[(o * inputs) + i] = values[(i * outputs) + first + o];
+                    }
+                }
+                WeightMatrix matrix = WeightMatrix.Of(turned, count, inputs, format == WeightFormat.Int8 && inputs % 32 == 0 ? 8 : 32);
+                _all.Add(matrix);
+                return matrix;
+            }
         }
         catch
         {
@@ -105,10 +148,12 @@ public sealed unsafe class Decoder : IDisposable
                     files[tensor] = file;
                 }
             }
+            DecoderConfig shapes = DecoderConfig.FromJson(config);
+            string prefix = files.ContainsKey("language_model.model.embed_tokens.weight") ? "language_model." : "", feed = shapes.Llama4 is null ? "mlp" : "feed_forward";
             return new Decoder(
-                DecoderConfig.FromJson(config), n => files.GetValueOrDefault(n)?.Tensors[n], n => files[n],
-                (l, m) => m.EndsWith("proj", StringComparison.Ordinal) ? $"model.layers.{l}.{(m is "gate_proj" or "up_proj" or "down_proj" ? "mlp" : "self_attn")}.{m}.weight" : $"model.layers.{l}.{m}.weight",
-                "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight", format);
+                shapes, n => files.GetValueOrDefault(n)?.Tensors[n], n => files[n],
+                (l, m) => $"{prefix}model.layers.{l}." + (m == "feed_forward" ? m : m.EndsWith("proj", StringComparison.Ordinal) ? $"{(m is "gate_proj" or "up_proj" or "down_proj" ? feed : "self_attn")}.{m}.weight" : $"{m}.weight"),
+                $"{prefix}model.embed_tokens.weight", $"{prefix}lm_head.weight", $"{prefix}model.norm.weight", format);
         }
         finally
         {
@@ -133,17 +178,23 @@ public sealed unsafe class Decoder : IDisposable
     /// <returns>[logits wanted, vocabulary], in the order of the stretches.</returns>
     internal float[] Forward(IReadOnlyList<Stretch> batch, KeyValueBlocks cache, CoreTeam team)
     {
-        int n = batch.Sum(s => s.Tokens.Length), width = Config.Width, inner = Config.InnerWidth;
+        int n = batch.Sum(s => s.Tokens.Length), width = Config.Width;
         int qWidth = Config.Heads * Config.HeadWidth, kvWidth = cache.RowWidth;
-        using var scratch = new Scratch(n * (long)((3 * width) + (2 * qWidth) + (2 * kvWidth) + (2 * inner)));
+        using var scratch = new Scratch(n * (long)((3 * width) + (2 * qWidth) + (2 * kvWidth)));
         float* x = scratch.Take(n * width), h = scratch.Take(n * width), o = scratch.Take(n * width);
-        float* q = scratch.Take(n * qWidth), mixed = scratch.Take(n * qWidth), k = scratch.Take(n * kvWidth), v = scratch.Take(n * kvWidth), gate = scratch.Take(n * inner), up = scratch.Take(n * inner);
+        float* q = scratch.Take(n * qWidth), mixed = scratch.Take(n * qWidth), k = scratch.Take(n * kvWidth), v = scratch.Take(n * kvWidth);
         var rows = new (int Stretch, int Position)[n];
         for (int s = 0, at = 0; s < batch.Count; s++)
         {
+            int picture = 0;
             for (int t = 0; t < batch[s].Tokens.Length; t++, at++)
             {
                 rows[at] = (s, batch[s].Position + t);
+                if (batch[s].Pictures is { } pictures && batch[s].Tokens[t] == Config.Llama4?.ImageToken)
+                {
+                    pictures.AsSpan(picture++ * width, width).CopyTo(new Span<float>(x + ((long)at * width), width));
+                    continue;
+                }
                 _embedding.Unpack(batch[s].Tokens[t], x + ((long)at * width));
             }
         }
@@ -157,8 +208,7 @@ public sealed unsafe class Decoder : IDisposable
             for (int i = 0; i < n; i++)
             {
                 var (s, position) = rows[i];
-                Rotate(q + ((long)i * qWidth), Config.Heads, position);
-                Rotate(k + ((long)i * kvWidth), Config.KeyValueHeads, position);
+                Place(q + ((long)i * qWidth), k + ((long)i * kvWidth), position, l);
                 int block = batch[s].Blocks[position / KeyValueBlocks.TokensPerBlock], offset = position % KeyValueBlocks.TokensPerBlock * kvWidth;
                 Copy(k + ((long)i * kvWidth), cache.Keys(block, l) + offset, kvWidth);
                 Copy(v + ((long)i * kvWidth), cache.Values(block, l) + offset, kvWidth);
@@ -167,10 +217,7 @@ public sealed unsafe class Decoder : IDisposable
             Multiply(layer.O, "o_proj", l, mixed, n, o, batch, team);
             Add(o, x, n * width);
             Norm(x, layer.PostNorm, h, n);
-            Multiply(layer.Gate, "gate_proj", l, h, n, gate, batch, team);
-            Multiply(layer.Up, "up_proj", l, h, n, up, batch, team);
-            SwiGlu(gate, up, n * inner);
-            Multiply(layer.Down, "down_proj", l, gate, n, o, batch, team);
+            layer.FeedForward.Run(h, n, o, batch, l, team);
             Add(o, x, n * width);
         }
         Norm(x, _lastNorm, h, n);
@@ -226,7 +273,7 @@ public sealed unsafe class Decoder : IDisposable
     }
 
     /// <summary>The product, and each sequence's adapter on top.</summary>
-    private static void Multiply(WeightMatrix w, string module, int layer, float* x, int n, float* y, IReadOnlyList<Stretch> batch, CoreTeam team)
+    internal static void Multiply(WeightMatrix w, string module, int layer, float* x, int n, float* y, IReadOnlyList<Stretch> batch, CoreTeam team)
     {
         w.Multiply(team, x, n, y);
         int at = 0;
@@ -259,6 +306,27 @@ public sealed unsafe class Decoder : IDisposable
         }
     }
 
+    /// <summary>Gives queries and keys their position, as the layer has it.</summary>
+    private void Place(float* q, float* k, int position, int layer)
+    {
+        if (Config.Llama4 is { } llama4 && !llama4.HasPositions[layer])
+        {
+            if (llama4.Sharpens)
+            {
+                float sharper = 1 + (llama4.Sharpness * MathF.Log(1 + MathF.Floor((position + 1) / llama4.FloorScale)));
+                TensorPrimitives.Multiply(new ReadOnlySpan<float>(q, Config.Heads * Config.HeadWidth), sharper, new Span<float>(q, Config.Heads * Config.HeadWidth));
+            }
+            return;
+        }
+        Rotate(q, Config.Heads, position);
+        Rotate(k, Config.KeyValueHeads, position);
+        for (int head = 0; Config.Llama4?.NormalizesQueries == true && head < Config.Heads + Config.KeyValueHeads; head++)
+        {
+            var of = new Span<float>(head < Config.Heads ? q + (head * Config.HeadWidth) : k + ((head - Config.Heads) * Config.HeadWidth), Config.HeadWidth);
+            TensorPrimitives.Multiply(of, 1 / MathF.Sqrt((TensorPrimitives.SumOfSquares<float>(of) / Config.HeadWidth) + Config.NormEpsilon), of);
+        }
+    }
+
     private void Rotate(float* heads, int count, int position)
     {
         int half = Config.HeadWidth / 2;
@@ -279,35 +347,36 @@ public sealed unsafe class Decoder : IDisposable
     {
         int group = Config.Heads / Config.KeyValueHeads, hw = Config.HeadWidth, kvWidth = cache.RowWidth, longest = rows.Max(r => r.Position) + 1;
         float scale = 1 / MathF.Sqrt(hw);
+        int chunk = Config.Llama4 is { } llama4 && llama4.HasPositions[layer] ? llama4.Chunk : int.MaxValue;
         team.Run((part, parts) =>
         {
             float[] scores = System.Buffers.ArrayPool<float>.Shared.Rent(longest);
             for (int job = part; job < rows.Length * Config.KeyValueHeads; job += parts)
             {
-                int i = job / Config.KeyValueHeads, kv = job % Config.KeyValueHeads, tokens = rows[i].Position + 1;
+                int i = job / Config.KeyValueHeads, kv = job % Config.KeyValueHeads, tokens = rows[i].Position + 1, first = rows[i].Position / chunk * chunk;
                 IReadOnlyList<int> blocks = batch[rows[i].Stretch].Blocks;
                 for (int g = 0; g < group; g++)
                 {
                     int head = (kv * group) + g;
                     var query = new ReadOnlySpan<float>(q + (((long)i * Config.Heads) + head) * hw, hw);
-                    for (int t = 0; t < tokens; t += KeyValueBlocks.TokensPerBlock)
+                    for (int t = first / KeyValueBlocks.TokensPerBlock * KeyValueBlocks.TokensPerBlock; t < tokens; t += KeyValueBlocks.TokensPerBlock)
                     {
                         float* keys = cache.Keys(blocks[t / KeyValueBlocks.TokensPerBlock], layer) + (kv * hw);
-                        for (int u = 0; u < Math.Min(KeyValueBlocks.TokensPerBlock, tokens - t); u++)
+                        for (int u = Math.Max(0, first - t); u < Math.Min(KeyValueBlocks.TokensPerBlock, tokens - t); u++)
                         {
                             scores[t + u] = scale * TensorPrimitives.Dot(query, new ReadOnlySpan<float>(keys + (u * kvWidth), hw));
                         }
                     }
-                    Span<float> weights = scores.AsSpan(0, tokens);
-                    TensorPrimitives.SoftMax(weights, weights);
+                    Span<float> weights = scores.AsSpan(first, tokens - first);
+                    TensorPrimitives.SoftMax<float>(weights, weights);
                     var sum = new Span<float>(mixed + (((long)i * Config.Heads) + head) * hw, hw);
                     sum.Clear();
-                    for (int t = 0; t < tokens; t += KeyValueBlocks.TokensPerBlock)
+                    for (int t = first / KeyValueBlocks.TokensPerBlock * KeyValueBlocks.TokensPerBlock; t < tokens; t += KeyValueBlocks.TokensPerBlock)
                     {
                         float* values = cache.Values(blocks[t / KeyValueBlocks.TokensPerBlock], layer) + (kv * hw);
-                        for (int u = 0; u < Math.Min(KeyValueBlocks.TokensPerBlock, tokens - t); u++)
+                        for (int u = Math.Max(0, first - t); u < Math.Min(KeyValueBlocks.TokensPerBlock, tokens - t); u++)
                         {
-                            TensorPrimitives.MultiplyAdd(new ReadOnlySpan<float>(values + (u * kvWidth), hw), weights[t + u], sum, sum);
+                            TensorPrimitives.MultiplyAdd(new ReadOnlySpan<float>(values + (u * kvWidth), hw), scores[t + u], sum, sum);
                         }
                     }
                 }
@@ -316,44 +385,11 @@ public sealed unsafe class Decoder : IDisposable
         });
     }
 
-    /// <summary>gate = gate * sigmoid(gate) * up.</summary>
-    private static void SwiGlu(float* gate, float* up, int count)
-    {
-        var one = Vector512<float>.One;
-        int i = 0;
-        for (; i + 16 <= count; i += 16)
-        {
-            var g = Vector512.Load(gate + i);
-            (g / (one + Vector512.Exp(-g)) * Vector512.Load(up + i)).Store(gate + i);
-        }
-        for (; i < count; i++)
-        {
-            gate[i] = gate[i] / (1 + MathF.Exp(-gate[i])) * up[i];
-        }
-    }
-
     private static void Add(float* from, float* to, int count) =>
         TensorPrimitives.Add(new ReadOnlySpan<float>(to, count), new ReadOnlySpan<float>(from, count), new Span<float>(to, count));
 
     private static void Copy(float* from, float* to, int count) => new ReadOnlySpan<float>(from, count).CopyTo(new Span<float>(to, count));
 
     private sealed record Layer(
-        float[] InputNorm, WeightMatrix Q, WeightMatrix K, WeightMatrix V, WeightMatrix O, float[] PostNorm, WeightMatrix Gate, WeightMatrix Up, WeightMatrix Down);
-
-    /// <summary>Aligned memory for the time of one call.</summary>
-    private sealed class Scratch(long floats) : IDisposable
-    {
-        private readonly float* _memory = (float*)NativeMemory.AlignedAlloc((nuint)(floats + 256) * sizeof(float), 64);
-        private long _used;
-
-        public float* Take(int count)
-        {
-            float* taken = _memory + _used;
-            // The next piece begins on a cache line.
-            _used += (count + 15) / 16 * 16;
-            return taken;
-        }
-
-        public void Dispose() => NativeMemory.AlignedFree(_memory);
-    }
+        float[] InputNorm, WeightMatrix Q, WeightMatrix K, WeightMatrix V, WeightMatrix O, float[] PostNorm, FeedForward FeedForward);
 }

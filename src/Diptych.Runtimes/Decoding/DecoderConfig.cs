@@ -34,6 +34,9 @@ public sealed record DecoderConfig
     /// <summary>Whether neighbours are rotated together (as GGUF stores Llama), not the two halves of a head.</summary>
     public bool RopeInterleaved { get; init; }
 
+    /// <summary>What Llama 4 adds; null for its forebears.</summary>
+    public Llama4Additions? Llama4 { get; init; }
+
     public IReadOnlyList<int> EndTokens { get; init; } = [];
 
     /// <summary>Reads a Hugging Face config.json, with <c>rope_parameters</c> or the older <c>rope_theta</c> and <c>rope_scaling</c>.</summary>
@@ -45,10 +48,12 @@ public sealed record DecoderConfig
             using var json = JsonDocument.Parse(File.ReadAllBytes(path));
             JsonElement c = json.RootElement;
             string type = c.TryGetProperty("model_type", out JsonElement named) ? named.GetString()! : "";
-            if (type is not ("llama" or "mistral"))
+            if (type is not ("llama" or "mistral" or "llama4" or "llama4_text"))
             {
-                throw new InvalidDataException($"{path}: models of type '{type}' cannot be run. Those of type llama and mistral can.");
+                throw new InvalidDataException($"{path}: models of type '{type}' cannot be run. Those of type llama, mistral and llama4 can.");
             }
+            int? imageToken = c.TryGetProperty("image_token_index", out JsonElement image) ? image.GetInt32() : null;
+            c = c.TryGetProperty("text_config", out JsonElement text) ? text : c;
             int heads = c.GetProperty("num_attention_heads").GetInt32(), width = c.GetProperty("hidden_size").GetInt32();
             JsonElement rope = c.TryGetProperty("rope_parameters", out JsonElement parameters) && parameters.ValueKind == JsonValueKind.Object ? parameters
                 : c.TryGetProperty("rope_scaling", out JsonElement scaling) && scaling.ValueKind == JsonValueKind.Object ? scaling : default;
@@ -63,7 +68,9 @@ public sealed record DecoderConfig
                 Heads = heads,
                 KeyValueHeads = c.TryGetProperty("num_key_value_heads", out JsonElement kv) && kv.ValueKind == JsonValueKind.Number ? kv.GetInt32() : heads,
                 HeadWidth = c.TryGetProperty("head_dim", out JsonElement head) && head.ValueKind == JsonValueKind.Number ? head.GetInt32() : width / heads,
-                InnerWidth = c.GetProperty("intermediate_size").GetInt32(),
+                InnerWidth = c.GetProperty(type.StartsWith("llama4", StringComparison.Ordinal) ? "intermediate_size_mlp" : "intermediate_size").GetInt32(),
+                RopeInterleaved = type.StartsWith("llama4", StringComparison.Ordinal),
+                Llama4 = type.StartsWith("llama4", StringComparison.Ordinal) ? Llama4Additions.Of(c, imageToken) : null,
                 Vocabulary = c.GetProperty("vocab_size").GetInt32(),
                 MaxTokens = c.GetProperty("max_position_embeddings").GetInt32(),
                 NormEpsilon = Float(c, "rms_norm_eps", 1e-6f),
@@ -140,5 +147,33 @@ public sealed record RopeScaling(float Factor, float LowFrequency, float HighFre
         }
         float smooth = ((OriginalTokens / wavelength) - LowFrequency) / (HighFrequency - LowFrequency);
         return ((1 - smooth) * frequency / Factor) + (smooth * frequency);
+    }
+}
+
+/// <summary>
+/// Llama 4: layers with positions look back within their chunk only, every few layers one without positions sees everything and sharpens
+/// its attention with distance, and experts take the feed-forward layer's place.
+/// </summary>
+/// <param name="HasPositions">By layer.</param>
+/// <param name="HasExperts">By layer.</param>
+/// <param name="ExpertWidth">Width of an expert, the shared one's too.</param>
+/// <param name="FloorScale">Tokens after which attention is sharpened by a step.</param>
+/// <param name="ImageToken">Id that stands where a picture's tokens go.</param>
+public sealed record Llama4Additions(
+    IReadOnlyList<bool> HasPositions, IReadOnlyList<bool> HasExperts, int Experts, int ExpertWidth, int Chunk, bool NormalizesQueries, bool Sharpens, float FloorScale, float Sharpness, int? ImageToken)
+{
+    internal static Llama4Additions Of(JsonElement c, int? imageToken)
+    {
+        int layers = c.GetProperty("num_hidden_layers").GetInt32(), step = c.GetProperty("interleave_moe_layer_step").GetInt32();
+        int[] experts = c.TryGetProperty("moe_layers", out JsonElement moe) && moe.ValueKind == JsonValueKind.Array ? [.. moe.EnumerateArray().Select(l => l.GetInt32())] : [.. Enumerable.Range(0, layers).Where(l => (l + 1) % step == 0)];
+        bool[] positions = c.TryGetProperty("no_rope_layers", out JsonElement rope) && rope.ValueKind == JsonValueKind.Array && rope.GetArrayLength() == layers
+            ? [.. rope.EnumerateArray().Select(r => r.GetInt32() != 0)] : [.. Enumerable.Range(0, layers).Select(l => (l + 1) % 4 != 0)];
+        return c.GetProperty("num_experts_per_tok").GetInt32() != 1
+            ? throw new InvalidDataException("More than one expert a token cannot be run.")
+            : new Llama4Additions(
+                positions, [.. Enumerable.Range(0, layers).Select(l => experts.Contains(l))], c.GetProperty("num_local_experts").GetInt32(), c.GetProperty("intermediate_size").GetInt32(),
+                c.GetProperty("attention_chunk_size").GetInt32(), c.GetProperty("use_qk_norm").GetBoolean(),
+                c.TryGetProperty("attn_temperature_tuning", out JsonElement tuning) && tuning.ValueKind is JsonValueKind.True or JsonValueKind.Number,
+                c.TryGetProperty("floor_scale", out JsonElement floor) ? floor.GetSingle() : 8192, c.TryGetProperty("attn_scale", out JsonElement scale) ? scale.GetSingle() : 0.1f, imageToken);
     }
 }

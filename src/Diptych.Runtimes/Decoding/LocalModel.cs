@@ -8,15 +8,20 @@ namespace Diptych.Runtimes.Decoding;
 public sealed class LocalModel : IChatClient
 {
     private readonly ChatFormat? _format;
+    private readonly Dictionary<string, string> _adapterFolders;
+    private readonly Dictionary<string, LoraAdapter> _adapters = new(StringComparer.Ordinal);
 
-    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format) =>
-        (Name, Engine, Tokenizer, _format) = (name, engine, tokenizer, format);
+    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format, IReadOnlyDictionary<string, string> adapters) =>
+        (Name, Engine, Tokenizer, _format, _adapterFolders) = (name, engine, tokenizer, format, new Dictionary<string, string>(adapters, StringComparer.Ordinal));
 
     public string Name { get; }
 
     public DecoderEngine Engine { get; }
 
     public BytePairTokenizer Tokenizer { get; }
+
+    /// <summary>Names of the adapters that can be asked for, loaded or not.</summary>
+    public IReadOnlyCollection<string> Adapters => _adapterFolders.Keys;
 
     /// <summary>The GGUF file of a folder, or the folder itself where it is in Hugging Face's layout; null where it holds no decoder.</summary>
     public static string? Find(string directory) =>
@@ -41,12 +46,13 @@ public sealed class LocalModel : IChatClient
 
     /// <param name="path">What <see cref="Find"/> gave.</param>
     /// <param name="cacheBytes">Memory for keys and values.</param>
+    /// <param name="adapters">Folders of adapters by name; each is read when it is first asked for.</param>
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
-    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time)
+    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null)
     {
         var (tokenizer, format) = ReadTokenizer(path);
         Decoder decoder = Decoder.Open(path);
-        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time), tokenizer, format);
+        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time), tokenizer, format, adapters ?? new Dictionary<string, string>());
     }
 
     /// <exception cref="InvalidRequestException">The model's file says of no chat template that is known.</exception>
@@ -54,7 +60,31 @@ public sealed class LocalModel : IChatClient
         ? throw new InvalidRequestException($"{Name} has no chat template that is known; use it for completions.")
         : Tokenizer.Encode(_format.Write([.. turns]), specials: true);
 
-    public IAsyncEnumerable<GeneratedText> GenerateAsync(int[] prompt, Sampling sampling, CancellationToken cancellation) => Engine.GenerateAsync(prompt, sampling, null, cancellation);
+    /// <summary>An adapter, read the first time.</summary>
+    /// <exception cref="NotFoundException">There is none of this name.</exception>
+    /// <exception cref="InvalidRequestException">It does not fit this model; the message says why.</exception>
+    public LoraAdapter Adapter(string name)
+    {
+        lock (_adapters)
+        {
+            if (_adapters.TryGetValue(name, out LoraAdapter? loaded))
+            {
+                return loaded;
+            }
+            string folder = _adapterFolders.GetValueOrDefault(name) ?? throw new NotFoundException($"{Name} has no adapter '{name}'. Added: {string.Join(", ", Adapters.DefaultIfEmpty("none"))}.");
+            try
+            {
+                _adapters.Add(name, loaded = LoraAdapter.Load(folder, Engine.Config));
+            }
+            catch (InvalidDataException error)
+            {
+                throw new InvalidRequestException($"The adapter '{name}' cannot be used with {Name}: {error.Message}", error);
+            }
+            return loaded;
+        }
+    }
+
+    public IAsyncEnumerable<GeneratedText> GenerateAsync(int[] prompt, Sampling sampling, CancellationToken cancellation, LoraAdapter? adapter = null) => Engine.GenerateAsync(prompt, sampling, adapter, cancellation);
 
     public async Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default)
     {
@@ -108,5 +138,12 @@ public sealed class LocalModel : IChatClient
 
     public object? GetService(Type serviceType, object? serviceKey = null) => serviceKey is null && serviceType.IsInstanceOfType(this) ? this : null;
 
-    public void Dispose() => Engine.Dispose();
+    public void Dispose()
+    {
+        Engine.Dispose();
+        foreach (LoraAdapter adapter in _adapters.Values)
+        {
+            adapter.Dispose();
+        }
+    }
 }

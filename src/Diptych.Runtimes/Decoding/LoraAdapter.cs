@@ -58,7 +58,9 @@ public sealed partial class LoraAdapter : IDisposable
                     throw new InvalidDataException($"{weights}: '{name}' [{string.Join(", ", tensor.Shape)}] and its B [{string.Join(", ", b.Shape)}] do not fit a matrix of [{rows}, {columns}].");
                 }
                 float scale = alpha / (Is("use_rslora") ? MathF.Sqrt(r) : rank);
-                adapter._pairs.Add((layer, module), new LoraPair(WeightMatrix.Load(file, tensor, WeightFormat.F32), WeightMatrix.Load(file, b, WeightFormat.F32), scale));
+                // GGUF stores the rows of a head with the two halves of a rotation side by side; adapters have them half by half.
+                float[] high = config is { RopeInterleaved: true, Llama4: null } && module is "q_proj" or "k_proj" ? Interleaved(file.Floats(b), config.HeadWidth, r) : file.Floats(b);
+                adapter._pairs.Add((layer, module), new LoraPair(WeightMatrix.Load(file, tensor, WeightFormat.F32), WeightMatrix.Of(high, rows, r), scale));
             }
         }
         catch
@@ -67,6 +69,18 @@ public sealed partial class LoraAdapter : IDisposable
             throw;
         }
         return adapter;
+    }
+
+    private static float[] Interleaved(float[] rows, int headWidth, int width)
+    {
+        float[] turned = new float[rows.Length];
+        for (int row = 0; row < rows.Length / width; row++)
+        {
+            int head = row / headWidth * headWidth, at = row % headWidth, half = headWidth / 2;
+            int to = head + (at < half ? 2 * at : (2 * (at - half)) + 1);
+            rows.AsSpan(row * width, width).CopyTo(turned.AsSpan(to * width));
+        }
+        return turned;
     }
 
     public void Dispose()

@@ -34,7 +34,21 @@ public static class ModelCases
         {
             cases.Add(Greedy(decoder, lora, team, Ids(file, prompt), Ids(file, answer)));
         }
-        foreach (string left in file.Tensors.Keys.Where(k => k is not ("input_ids" or "logits" or "greedy_prompt" or "greedy_ids")))
+        if (file.Tensors.TryGetValue("pixel_values", out StoredTensor? pixels) && file.Tensors.TryGetValue("image_features", out StoredTensor? features) && Llama4Vision.Open(directory) is { } opened)
+        {
+            using Llama4Vision vision = opened;
+            var (seen, pictures) = vision.Encode(file.Floats(pixels), team);
+            cases.Add(Compare("image_features", seen, file.Floats(features), features.Columns, 1));
+            if (file.Tensors.TryGetValue("mm_input_ids", out StoredTensor? mixed) && file.Tensors.TryGetValue("mm_logits", out StoredTensor? answers))
+            {
+                int[] tokens = Ids(file, mixed);
+                using KeyValueBlocks cache = Cache(decoder, tokens.Length + KeyValueBlocks.TokensPerBlock);
+                float[] actual = decoder.Forward([new Stretch(tokens, 0, Blocks(cache, tokens.Length), lora, AllLogits: true, Pictures: pictures)], cache, team);
+                cases.Add(Compare("mm_logits", actual, file.Floats(answers), decoder.Config.Vocabulary, tokens.Length));
+            }
+        }
+        string[] known = ["input_ids", "logits", "greedy_prompt", "greedy_ids", "pixel_values", "mm_input_ids"];
+        foreach (string left in file.Tensors.Keys.Where(k => !known.Contains(k) && !cases.Exists(c => c.Name == k)))
         {
             cases.Add(new VerifiedCase(left, double.NaN, false, "cases of this kind are not run"));
         }
@@ -46,14 +60,22 @@ public static class ModelCases
         using KeyValueBlocks cache = Cache(decoder, ids.Length + (ids.Length / length * KeyValueBlocks.TokensPerBlock));
         Stretch[] rows = [.. ids.Chunk(length).Select(row => new Stretch(row, 0, Blocks(cache, length), lora, AllLogits: true))];
         float[] actual = decoder.Forward(rows, cache, team);
+        return Compare("logits", actual, expected, decoder.Config.Vocabulary, length);
+    }
+
+    /// <param name="width">Numbers of a token.</param>
+    /// <param name="length">Tokens of a row.</param>
+    private static VerifiedCase Compare(string name, float[] actual, float[] expected, int width, int length)
+    {
         if (actual.Length != expected.Length)
         {
-            return new VerifiedCase("logits", double.NaN, false, $"{actual.Length} numbers instead of {expected.Length}");
+            return new VerifiedCase(name, double.NaN, false, $"{actual.Length} numbers instead of {expected.Length}");
         }
-        TensorPrimitives.Subtract(actual, expected, actual);
-        TensorPrimitives.Abs(actual, actual);
-        int worst = TensorPrimitives.IndexOfMax<float>(actual), first = Array.FindIndex(actual, e => !(e <= Tolerance)), width = decoder.Config.Vocabulary;
-        return new VerifiedCase("logits", actual[worst], first < 0, first < 0 ? null : $"row {first / width / length}, token {first / width % length}, class {first % width} is off by {actual[first]}");
+        float[] errors = new float[actual.Length];
+        TensorPrimitives.Subtract(actual, expected, errors);
+        TensorPrimitives.Abs(errors, errors);
+        int worst = TensorPrimitives.IndexOfMax<float>(errors), first = Array.FindIndex(errors, e => !(e <= Tolerance));
+        return new VerifiedCase(name, errors[worst], first < 0, first < 0 ? null : $"row {first / width / length}, token {first / width % length}, number {first % width} is off by {errors[first]}");
     }
 
     private static VerifiedCase Greedy(Decoder decoder, LoraAdapter? lora, CoreTeam team, int[] prompt, int[] expected)

@@ -14,6 +14,9 @@ public enum ModelKind
 
     /// <summary>Writes: a decoder of Llama's family, in Hugging Face's layout or GGUF.</summary>
     Decoder,
+
+    /// <summary>Changes a decoder by low-rank additions (PEFT LoRA).</summary>
+    Adapter,
 }
 
 /// <summary>A model that was added: its files with their SHA-256, and where it came from.</summary>
@@ -162,13 +165,17 @@ public sealed class ModelFolder(string folder)
         {
             return ModelKind.PictureReader;
         }
+        if (File.Exists(Path.Combine(directory, "adapter_config.json")) && File.Exists(Path.Combine(directory, "adapter_model.safetensors")))
+        {
+            return ModelKind.Adapter;
+        }
         if (LocalModel.Find(directory) is { } decoder)
         {
             // What cannot be run is refused now, and not when somebody asks it.
             LocalModel.Check(decoder);
             return ModelKind.Decoder;
         }
-        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
+        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), adapters for them (PEFT LoRA), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
     }
 
     private static string Hash(string path)

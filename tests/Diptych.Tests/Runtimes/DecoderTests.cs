@@ -61,6 +61,36 @@ public sealed class DecoderTests
         AssertLogits(decoder, cases, adapter);
     }
 
+    [Theory]
+    [InlineData("llama2-like", null)]
+    [InlineData("llama31-like", "llama31-like-lora-0")]
+    [InlineData("llama4-scout-like", null)]
+    [InlineData("llama4-maverick-like", null)]
+    public void A_folder_passes_its_own_cases_text_and_pictures(string name, string? adapter)
+    {
+        string directory = Path.GetDirectoryName(Shared.Require("golden", "tiny", name, "config.json"))!;
+        IReadOnlyList<VerifiedCase> cases = ModelCases.Run(directory, adapter is null ? null : Path.Combine(directory, "..", adapter));
+        Assert.All(cases, c => Assert.True(c.Passed, $"{c.Name}: {c.Detail}"));
+        Assert.Contains(cases, c => c.Name == (name.StartsWith("llama4", StringComparison.Ordinal) ? "mm_logits" : "logits"));
+    }
+
+    [Fact]
+    public void Plans_are_what_the_published_sizes_say_and_what_runs_takes()
+    {
+        DecoderPlan scout = DecoderPlan.Of(DecoderPlan.Scout, 16, 2, 80_000_000_000, 8192, 1, 0), maverick = DecoderPlan.Of(DecoderPlan.Maverick, 16, 2, 80_000_000_000, 8192, 1, 0);
+        Assert.InRange(scout.Parameters / 1e9, 105, 110);
+        Assert.InRange(scout.ActiveParameters / 1e9, 16, 18);
+        Assert.InRange(maverick.Parameters / 1e9, 395, 405);
+        // Twelve layers keep every token, the others a chunk: 2 x 8 x 128 numbers of two bytes each.
+        Assert.Equal((12 * 4096L, 36 * 4096L * 8192), (scout.KeyValueBytesPerToken, scout.WindowBytes));
+        Assert.False(scout.Fits);
+        string directory = Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like", "config.json"))!;
+        using Decoder decoder = Decoder.Open(directory);
+        DecoderPlan tiny = DecoderPlan.Of(decoder.Config, 32, 4, 1 << 30, 100, 1, 0);
+        Assert.InRange(decoder.ByteSize, 0.98 * tiny.WeightBytes, 1.02 * tiny.WeightBytes);
+        Assert.Equal(KeyValueBlocks.BytesPerBlock(decoder.Config), 16 * tiny.KeyValueBytesPerToken);
+    }
+
     [Fact]
     public void A_sequence_computes_the_same_alone_and_beside_others_whatever_their_adapters()
     {
