@@ -21,11 +21,21 @@ public sealed class DecoderEngineTests
         }
         EngineSnapshot known = alone.Engine.Snapshot();
         Assert.True(known.CachedTokens > known.PromptTokens, $"{known}");
-        // So little memory that not all fit at a time: some give their blocks back and are computed anew.
-        using var crowded = Open(24 << 20);
+        using var crowded = Open(64 << 20);
         string[] together = await Task.WhenAll(questions.Select(async q => (await AnswerAsync(crowded, $"{long_} {q}")).Text));
         Assert.Equal(expected, together);
-        Assert.True(crowded.Engine.Snapshot().Preemptions > 0, $"{crowded.Engine.Snapshot()}");
+
+        // Two begin, and as their answers grow there is no memory for both: one gives its blocks back and is computed anew.
+        var long40 = new Sampling { MaxTokens = 40, Bias = new Dictionary<int, float> { [0] = -100, [2] = -100 } };
+        string[] others = [.. Enumerable.Range(1, 3).Select(i => $"{i}. {long_}")];
+        string[] apart = new string[3];
+        for (int i = 0; i < 3; i++)
+        {
+            apart[i] = (await AnswerAsync(alone, others[i], long40)).Text;
+        }
+        using var tight = Open(24 << 20);
+        Assert.Equal(apart, await Task.WhenAll(others.Select(async o => (await AnswerAsync(tight, o, long40)).Text)));
+        Assert.True(tight.Engine.Snapshot().Preemptions > 0, $"{tight.Engine.Snapshot()}");
     }
 
     [Fact]
