@@ -2,7 +2,7 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|postgres|serve|llm|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|lexical|postgres|serve|llm|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -13,6 +13,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["start"] = StartTime.RunAsync,
     ["index"] = IndexSpeed.RunAsync,
     ["growth"] = GrowthSpeed.RunAsync,
+    ["lexical"] = LexicalSpeed.RunAsync,
     ["postgres"] = PostgresSpeed.RunAsync,
     ["serve"] = ServeSpeed.RunAsync,
     ["llm"] = LlmSpeed.RunAsync,

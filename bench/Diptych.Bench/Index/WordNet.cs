@@ -67,7 +67,8 @@ internal sealed class WordNet
         return grown;
     }
 
-    private static async Task EmbedAsync(string file)
+    /// <summary>The definitions, and the example sentences in a seeded order.</summary>
+    public static async Task<(IReadOnlyList<string> Definitions, IReadOnlyList<string> Examples)> TextsAsync()
     {
         if (!Directory.Exists(Folder))
         {
@@ -96,12 +97,18 @@ internal sealed class WordNet
         }
         string[] shuffled = [.. examples];
         new Random(7).Shuffle(shuffled);
+        return (definitions, shuffled);
+    }
+
+    private static async Task EmbedAsync(string file)
+    {
+        var (definitions, examples) = await TextsAsync();
         Console.Error.WriteLine($"Embedding {definitions.Count:n0} definitions and {QueryCount:n0} queries; this takes some minutes, once.");
         string temporary = file + ".part";
         await Report.WithProductAsync(async product =>
         {
             await using FileStream output = System.IO.File.Create(temporary);
-            foreach (string[] chunk in definitions.Concat(shuffled.Take(QueryCount)).Chunk(4096))
+            foreach (string[] chunk in definitions.Concat(examples.Take(QueryCount)).Chunk(4096))
             {
                 TextEmbedding[] embedded = await Task.WhenAll(chunk.Select(t => product.Embedder.EmbedTextAsync(t, Lane.Bulk, CancellationToken.None)));
                 foreach (TextEmbedding e in embedded)

@@ -31,7 +31,36 @@ internal static class BenchCommand
         serve.SetAction(ServeAsync);
         var simulate = new Command("simulate", "Run a traced workload through the scheduler under a virtual clock, on any number of devices") { Trace, Traces, Rate, Seconds, FindMax, Scheduling, Devices };
         simulate.SetAction(SimulateAsync);
-        return new Command("bench", "Measure the inference service under load") { serve, simulate };
+        var index = new Command("index", "Measure the vector index beside hnswlib, USearch and LanceDB (from a checkout; the peers come from npm)");
+        index.SetAction((_, cancellation) => RunFromCheckoutAsync("index", cancellation));
+        return new Command("bench", "Measure the inference service under load, and the index") { serve, simulate, index };
+    }
+
+    /// <summary>Peers and their licences are no part of the product: what is measured beside them runs from the source tree.</summary>
+    private static async Task<int> RunFromCheckoutAsync(string part, CancellationToken cancellation)
+    {
+        string? root = new[] { Environment.CurrentDirectory, AppContext.BaseDirectory }.Select(Checkout).FirstOrDefault(r => r is not null)
+            ?? throw new InvalidRequestException("This measures beside libraries that are no part of the product: run it within a checkout of Diptych's source.");
+        using var bench = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("dotnet", ["run", "-c", "Release", "--project", Path.Combine(root, "bench", "Diptych.Bench"), "--", part]) { WorkingDirectory = root })!;
+        try
+        {
+            await bench.WaitForExitAsync(cancellation);
+        }
+        catch (OperationCanceledException)
+        {
+            bench.Kill(entireProcessTree: true);
+            throw;
+        }
+        return bench.ExitCode;
+    }
+
+    private static string? Checkout(string? folder)
+    {
+        while (folder is not null && !Directory.Exists(Path.Combine(folder, "bench", "Diptych.Bench")))
+        {
+            folder = Path.GetDirectoryName(folder);
+        }
+        return folder;
     }
 
     private static async Task<int> SimulateAsync(ParseResult parsed, CancellationToken cancellation)
