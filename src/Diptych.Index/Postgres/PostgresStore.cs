@@ -144,7 +144,14 @@ public sealed partial class PostgresStore : IDocumentStore
             }
             return done;
         }));
-        Refresh();
+        try
+        {
+            Refresh();
+        }
+        catch (StoreUnavailableException)
+        {
+            // What was committed stays committed, whatever became of the server since; the listener refreshes once it is back.
+        }
         return result;
     }
 
