@@ -36,6 +36,7 @@ public sealed partial class InferenceService
             held.Loading = true;
         }
         await LoadNowAsync(held, cancellation).ConfigureAwait(false);
+        cancellation.ThrowIfCancellationRequested();
         if (held.LoadError is { } error)
         {
             System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(error);
@@ -108,6 +109,10 @@ public sealed partial class InferenceService
             {
                 await PlaceAsync(model, cancellation).ConfigureAwait(false);
             }
+        }
+        catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+        {
+            // Whoever asked for it went away. That says nothing of the model, and what waits for it asks again.
         }
         catch (Exception error)
         {

@@ -148,6 +148,20 @@ public sealed class InferenceServiceTests
     }
 
     [Fact]
+    public async Task A_load_whose_asker_went_away_fails_nobody_else()
+    {
+        var slow = new Echo("slow") { LoadGate = new TaskCompletionSource() };
+        await using var service = Held(slow, workers: 1);
+        using var gone = new CancellationTokenSource();
+        Task load = service.LoadAsync("slow", gone.Token);
+        Task<IReadOnlyDictionary<string, float[]>> waits = service.RunAsync(Text("slow", Lane.Bulk, [1]), None);
+        await gone.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => load);
+        slow.LoadGate.SetResult();
+        Assert.Equal(1, (await waits)["sum"][0]);
+    }
+
+    [Fact]
     public async Task A_model_larger_than_every_device_is_said_to_be()
     {
         await using var service = new InferenceService([new Echo("huge") { Bytes = 1000 }], TimeProvider.System, new InferenceOptions { Devices = [new Device("cpu", 100, 1)] });
@@ -314,7 +328,7 @@ public sealed class InferenceServiceTests
             {
                 throw new InvalidDataException("no such weights");
             }
-            await (LoadGate?.Task ?? Task.CompletedTask);
+            await (LoadGate?.Task.WaitAsync(cancellation) ?? Task.CompletedTask);
             Loads++;
             return new Loaded(this);
         }
