@@ -150,6 +150,10 @@ public sealed class ModelTests : IDisposable
             Assert.Equal(1, (await Host.DiptychAsync(_data, "models", "add", "hf:nobody/nothing")).ExitCode);
             Assert.Equal(2, (await Host.DiptychAsync(_data, "models", "add", "hf:nobody")).ExitCode);
             Assert.Equal(2, (await Host.DiptychAsync(_data, "models", "add", Path.Combine(Host.Repository, "docs"), "--name", "x")).ExitCode);
+            string broken = Path.Combine(_data, "broken.gguf");
+            await File.WriteAllTextAsync(broken, "GGUF, and no more than that");
+            var refused = await Host.DiptychAsync(_data, "models", "add", broken);
+            Assert.True(refused.ExitCode == 1 && refused.Error.Contains(broken, StringComparison.Ordinal), refused.Error);
             Assert.DoesNotContain(Directory.GetDirectories(Path.Combine(_data, "models")), d => Path.GetFileName(d).StartsWith(".adding", StringComparison.Ordinal));
         }
         finally

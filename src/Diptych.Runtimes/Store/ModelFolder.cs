@@ -48,12 +48,22 @@ public sealed class ModelFolder(string folder)
     /// <summary>Adds a model from a local folder, or from one file.</summary>
     /// <exception cref="NotFoundException">The folder does not exist.</exception>
     /// <exception cref="InvalidRequestException">The folder holds no model that can be run, or one of this name is there.</exception>
+    /// <exception cref="InvalidDataException">A file of the model is damaged, or of a kind that cannot be run.</exception>
     public InstalledModel Add(string directory, string? name, CancellationToken cancellation)
     {
         bool single = File.Exists(directory);
         if (!single && !Directory.Exists(directory))
         {
             throw new NotFoundException($"There is no folder or file {directory}.");
+        }
+        // Refused before it is copied, and by the path that was given.
+        if (single)
+        {
+            LocalModel.Check(directory);
+        }
+        else
+        {
+            KindOf(directory, Path.GetFullPath(directory));
         }
         string named = single ? Path.GetFileNameWithoutExtension(directory) : Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(directory)));
         return Install(name ?? named, Path.GetFullPath(directory), staging =>
