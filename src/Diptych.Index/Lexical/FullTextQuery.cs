@@ -2,7 +2,7 @@ using System.Text;
 
 namespace Diptych.Index.Lexical;
 
-/// <summary>Turns what a person typed into an FTS5 expression: any word matches, quoted phrases stay phrases.</summary>
+/// <summary>Turns what a person typed into what may match: any word, and quoted phrases as phrases.</summary>
 public static class FullTextQuery
 {
     private const int MaxTerms = 64;
@@ -20,12 +20,6 @@ public static class FullTextQuery
         List<string> meaningful = words.FindAll(w => !StopWords.Contains(w));
         return (meaningful.Count > 0 ? meaningful : words).Take(MaxTerms).ToList();
     }
-
-    /// <returns>Null when the text has no word.</returns>
-    public static string? Parse(string text) => Parts(text) is { Count: > 0 } parts ? Expression(parts) : null;
-
-    /// <summary>FTS5's form: any part may match.</summary>
-    public static string Expression(IEnumerable<Part> parts) => string.Join(" OR ", parts.Select(p => p.IsPrefix ? $"\"{p.Words}\" *" : $"\"{p.Words}\""));
 
     /// <summary>
     /// What may match: words, quoted phrases, beginnings of words (<c>harb*</c>), and identifiers kept whole (<c>v2.0.1-rc3</c> is the
@@ -77,7 +71,7 @@ public static class FullTextQuery
         }
     }
 
-    /// <summary>Runs of letters, digits and marks, as FTS5's unicode61 tokenizer splits.</summary>
+    /// <summary>Runs of letters, digits and marks.</summary>
     public static IEnumerable<(int Start, int End)> Words(string text)
     {
         int start = -1;

@@ -1,4 +1,3 @@
-using System.Text;
 using Diptych.Core;
 using Lucene.Net.Tartarus.Snowball;
 using Lucene.Net.Tartarus.Snowball.Ext;
@@ -6,8 +5,8 @@ using Lucene.Net.Tartarus.Snowball.Ext;
 namespace Diptych.Index.Lexical;
 
 /// <summary>
-/// The language that a collection's words are stemmed in (Snowball: Porter 2001). English is stemmed by SQLite and PostgreSQL
-/// themselves; for the others PostgreSQL has its own Snowball, and for SQLite words are stemmed before they are stored.
+/// The language that a collection's words are stemmed in (Snowball: Porter 2001). PostgreSQL stems by its own Snowball;
+/// the embedded store's word index by Porter's in English and Snowball's in the others.
 /// </summary>
 public static class Language
 {
@@ -27,9 +26,6 @@ public static class Language
         ["swedish"] = () => new SwedishStemmer(),
     };
 
-    [ThreadStatic]
-    private static Dictionary<string, SnowballProgram>? _mine;
-
     public static IReadOnlyCollection<string> Known => Stemmers.Keys;
 
     /// <exception cref="InvalidRequestException">It is none that words can be stemmed in.</exception>
@@ -37,33 +33,6 @@ public static class Language
         ? language
         : throw new InvalidRequestException($"'{language}' is no language that words are stemmed in. Known: {string.Join(", ", Known)}.");
 
-    /// <summary>Words as SQLite's index is given them: as they are in English, stems in another language.</summary>
-    internal static string Analyze(string text, string language)
-    {
-        if (Stemmers.GetValueOrDefault(language) is null)
-        {
-            return text;
-        }
-        var stems = new StringBuilder(text.Length);
-        foreach (var (start, end) in FullTextQuery.Words(text))
-        {
-            stems.Append(Stem(text[start..end], language)).Append(' ');
-        }
-        return stems.ToString().TrimEnd();
-    }
-
-    internal static FullTextQuery.Part Analyze(FullTextQuery.Part part, string language) =>
-        part.IsPrefix ? part : part with { Words = Analyze(part.Words, language) };
-
-    private static string Stem(string word, string language)
-    {
-        _mine ??= new Dictionary<string, SnowballProgram>(StringComparer.Ordinal);
-        if (!_mine.TryGetValue(language, out SnowballProgram? stemmer))
-        {
-            _mine.Add(language, stemmer = Stemmers[language]!());
-        }
-        stemmer.SetCurrent(word.ToLowerInvariant());
-        stemmer.Stem();
-        return stemmer.Current;
-    }
+    /// <returns>Null for English, which has one of its own.</returns>
+    internal static SnowballProgram? Stemmer(string language) => Stemmers.GetValueOrDefault(language)?.Invoke();
 }

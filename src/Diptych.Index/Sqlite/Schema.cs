@@ -1,5 +1,4 @@
 using Diptych.Core;
-using Diptych.Index.Lexical;
 using Microsoft.Data.Sqlite;
 
 namespace Diptych.Index.Sqlite;
@@ -7,9 +6,9 @@ namespace Diptych.Index.Sqlite;
 /// <summary>The tables, as steps forward: step n takes a database from version n to n + 1.</summary>
 internal static class Schema
 {
-    private static readonly string[] Steps =
+    private static readonly Action<SqliteConnection>[] Steps =
     [
-        """
+        Sql("""
         CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
         CREATE TABLE collections (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL);
         CREATE TABLE documents (
@@ -47,12 +46,13 @@ internal static class Schema
           "cross" BLOB NOT NULL);
         CREATE TABLE pictures (passage_id INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL, image BLOB);
         CREATE TABLE log (seq INTEGER PRIMARY KEY AUTOINCREMENT, document_id INTEGER NOT NULL, added INTEGER NOT NULL);
-        """,
-        """
+        """),
+        Sql("""
         CREATE INDEX passage_keys ON passages (document_id, modality, page);
         CREATE INDEX passages_wordless ON passages (id) WHERE modality = 1 AND text = '';
-        """,
-        "ALTER TABLE collections ADD COLUMN language TEXT NOT NULL DEFAULT 'english'",
+        """),
+        Sql("ALTER TABLE collections ADD COLUMN language TEXT NOT NULL DEFAULT 'english'"),
+        DropFullText,
     ];
 
     public static int Version => Steps.Length;
@@ -71,18 +71,23 @@ internal static class Schema
             // Another process may have migrated while this one waited for the write lock.
             if ((long)connection.Scalar("PRAGMA user_version")! == version)
             {
-                connection.Execute(Steps[version]);
+                Steps[version](connection);
                 connection.Execute($"PRAGMA user_version = {version + 1}");
             }
             transaction.Commit();
         }
     }
 
-    /// <summary>The full-text table of a collection: its own, so that word statistics are its own too.</summary>
-    public static string FullText(long collectionId, string language) => $"""
-        CREATE VIRTUAL TABLE fulltext_{collectionId} USING fts5 (
-          text, context, content='', contentless_delete=1, tokenize='{(language == Language.Default ? "porter " : "")}unicode61 remove_diacritics 2')
-        """;
+    private static Action<SqliteConnection> Sql(string statements) => connection => connection.Execute(statements);
+
+    /// <summary>Words had a table for each collection; they have an index of their own beside the database.</summary>
+    private static void DropFullText(SqliteConnection connection)
+    {
+        foreach (string table in connection.Rows("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE fulltext%'").Select(r => r.GetString(0)).ToList())
+        {
+            connection.Execute($"DROP TABLE {table}");
+        }
+    }
 }
 
 internal static class SqliteExtensions

@@ -1,7 +1,6 @@
 using System.Security.Cryptography;
 using System.Text;
 using Diptych.Core;
-using Diptych.Index.Lexical;
 using Microsoft.Data.Sqlite;
 
 namespace Diptych.Index.Sqlite;
@@ -11,7 +10,7 @@ public sealed partial class SqliteStore
 {
     /// <summary>
     /// Copies the database while it is read and written (SQLite's online backup), then reads the copy back: it must be sound and hold the
-    /// same content. The graphs are not in it; a restored store makes them anew.
+    /// same content. The graphs and the word indexes are not in it; a restored store makes them anew.
     /// </summary>
     /// <returns>The content's digest: SHA-256 over every document and passage.</returns>
     /// <exception cref="IOException">The copy does not hold what was copied.</exception>
@@ -67,10 +66,12 @@ public sealed partial class SqliteStore
             {
                 File.Delete(path + beside);
             }
-            string graphs = Path.ChangeExtension(path, ".graphs");
-            if (Directory.Exists(graphs))
+            foreach (string derived in new[] { Path.ChangeExtension(path, ".graphs"), Path.ChangeExtension(path, ".words") })
             {
-                Directory.Delete(graphs, recursive: true);
+                if (Directory.Exists(derived))
+                {
+                    Directory.Delete(derived, recursive: true);
+                }
             }
             File.Move(temporary, path, overwrite: true);
         }
@@ -95,25 +96,14 @@ public sealed partial class SqliteStore
                 _writer.Execute($"DELETE FROM {table} WHERE document_id NOT IN (SELECT id FROM documents)");
             }
             _writer.Execute("DELETE FROM pictures WHERE passage_id NOT IN (SELECT id FROM passages)");
-            foreach (long collection in _writer.Rows("SELECT id FROM collections").Select(r => r.GetInt64(0)).ToList())
-            {
-                _writer.Execute($"DROP TABLE IF EXISTS fulltext_{collection}");
-                string language = LanguageOf(_writer, collection);
-                _writer.Execute(Schema.FullText(collection, language));
-                var documents = _writer.Rows($"{DocumentQueries.Select} WHERE d.collection_id = $c", ("$c", collection)).Select(DocumentQueries.Read).ToDictionary(d => d.Id);
-                foreach (var (id, document, path, text) in _writer.Rows(
-                    "SELECT p.id, p.document_id, p.heading_path, p.text FROM passages p JOIN documents d ON d.id = p.document_id WHERE d.collection_id = $c", ("$c", collection))
-                    .Select(r => (r.GetInt64(0), r.GetInt64(1), r.GetString(2), r.GetString(3))).ToList())
-                {
-                    _writer.Execute(
-                        $"INSERT INTO fulltext_{collection} (rowid, text, context) VALUES ($id, $text, $context)",
-                        ("$id", id), ("$text", Language.Analyze(text, language)), ("$context", Language.Analyze(Context(documents[document], path), language)));
-                }
-            }
             transaction.Commit();
             _writer.Execute("REINDEX");
         }
         Refresh();
+        foreach (var (id, collection) in _writer.Rows("SELECT id, name FROM collections").Select(r => (r.GetInt64(0), r.GetString(1))).ToList())
+        {
+            ForgetWords(collection, id);
+        }
         Exclusive(() =>
         {
             if (Directory.Exists(GraphFolder))

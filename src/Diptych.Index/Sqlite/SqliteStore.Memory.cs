@@ -59,6 +59,7 @@ public sealed partial class SqliteStore
             {
                 Document document = DocumentQueries.Read(row);
                 _documents[document.Id] = document;
+                _newest = Math.Max(_newest, document.Id);
             }
             if (AdoptGraphs() is { } keys)
             {
@@ -72,6 +73,7 @@ public sealed partial class SqliteStore
             _dataVersion = (long)_watcher.Scalar("PRAGMA data_version")!;
         }
         _mover = Task.Run(MoveAsync, CancellationToken.None);
+        _wordsFollower = Task.Run(FollowWordsAsync, CancellationToken.None);
         SignalMover();
     }
 
@@ -87,24 +89,28 @@ public sealed partial class SqliteStore
             if (_documents.TryRemove(id, out Document? document))
             {
                 _spaces[document.Collection].Remove(id);
+                _words.GetOrAdd(document.Collection, _ => new Words()).Removed.Enqueue(id);
             }
         }
         foreach (long[] ids in changes.Where(c => c.Added && !removed.Contains(c.Id)).Select(c => c.Id).Chunk(500))
         {
             string list = string.Join(',', ids);
-            foreach (SqliteDataReader row in _watcher.Rows($"{DocumentQueries.Select} WHERE d.id IN ({list})"))
+            foreach (SqliteDataReader row in _watcher.Rows($"{DocumentQueries.Select} WHERE d.id IN ({list}) ORDER BY d.id"))
             {
                 Document document = DocumentQueries.Read(row);
                 _documents[document.Id] = document;
+                _words.GetOrAdd(document.Collection, _ => new Words()).Added.Enqueue(document.Id);
             }
             AddVectors($"WHERE document_id IN ({list})", ids);
         }
         read.Commit();
+        Volatile.Write(ref _newest, Math.Max(_newest, changes.Select(c => c.Id).DefaultIfEmpty(0).Max()));
         foreach (Spaces spaces in _spaces.Values)
         {
             spaces.Publish();
         }
         Volatile.Write(ref _seq, seq);
+        _wordsDue.Release();
         SignalMover();
     }
 

@@ -2,7 +2,6 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.Json;
 using Diptych.Core;
-using Diptych.Index.Lexical;
 using Microsoft.Data.Sqlite;
 
 namespace Diptych.Index.Sqlite;
@@ -10,9 +9,6 @@ namespace Diptych.Index.Sqlite;
 /// <summary>Reads: each on a pooled connection of its own, beside the writer.</summary>
 public sealed partial class SqliteStore
 {
-    /// <summary>Weight of a word in the title, headings or metadata beside one in the text, in BM25.</summary>
-    private const double ContextWeight = 1;
-
     public IReadOnlyList<Collection> Collections()
     {
         using SqliteConnection connection = ForReading();
@@ -96,95 +92,6 @@ public sealed partial class SqliteStore
         return vectors;
     }
 
-    /// <summary>BM25 (k1 1.2, b 0.75) over stemmed words; any word of the query may match.</summary>
-    public IReadOnlyList<Candidate> SearchLexical(string collection, string text, int k, Filter? filter, Modality modality)
-    {
-        IReadOnlyList<FullTextQuery.Part> parts = FullTextQuery.Parts(text);
-        if (parts.Count == 0)
-        {
-            return [];
-        }
-        using SqliteConnection connection = ForReading();
-        if (connection.Scalar("SELECT id FROM collections WHERE name = $n", ("$n", collection)) is not long id)
-        {
-            return [];
-        }
-        string language = LanguageOf(connection, id);
-        string expression = FullTextQuery.Expression(parts.SelectMany(p => Known(connection, id, Language.Analyze(p, language), language)));
-        var found = new List<Candidate>(k);
-        string weight = ContextWeight.ToString(CultureInfo.InvariantCulture);
-        foreach (SqliteDataReader row in connection.Rows(
-            $"""
-            SELECT f.rowid, v.document_id, v.page, f.score
-            FROM (SELECT rowid, bm25(fulltext_{id}, 1.0, {weight}) AS score FROM fulltext_{id} WHERE fulltext_{id} MATCH $q) f
-            JOIN vectors v ON v.passage_id = f.rowid WHERE v.modality = $m ORDER BY f.score, f.rowid
-            """,
-            ("$q", expression), ("$m", (int)modality)))
-        {
-            // A document that left or came since the snapshot is not in it: this search does not see it.
-            if (!_documents.TryGetValue(row.GetInt64(1), out Document? document))
-            {
-                continue;
-            }
-            var key = new PassageKey(row.GetInt64(0), document, modality, row.IsDBNull(2) ? null : row.GetInt32(2));
-            if (key.Passes(filter))
-            {
-                found.Add(new Candidate(key, -row.GetDouble(3)));
-                if (found.Count == k)
-                {
-                    break;
-                }
-            }
-        }
-        return found;
-    }
-
-    /// <summary>
-    /// The part as it is where the collection has it; a word that it does not have is taken for a typing error, and stands for the words
-    /// that differ from it least and begin with the same letter.
-    /// </summary>
-    private static IEnumerable<FullTextQuery.Part> Known(SqliteConnection connection, long collection, FullTextQuery.Part part, string language)
-    {
-        if (part.IsPrefix || part.Words.Length < 4 || part.Words.Any(c => !char.IsLetter(c))
-            || connection.Scalar($"SELECT 1 FROM fulltext_{collection} WHERE fulltext_{collection} MATCH $q LIMIT 1", ("$q", $"\"{part.Words}\"")) is not null)
-        {
-            return [part];
-        }
-        connection.Execute($"CREATE VIRTUAL TABLE IF NOT EXISTS temp.vocabulary_{collection} USING fts5vocab(main, fulltext_{collection}, row)");
-        // The vocabulary holds stems, so the word's own is what is compared.
-        string stem = language == Language.Default ? FullTextQuery.Stem(part.Words) : part.Words, first = stem[..1];
-        int most = stem.Length < 8 ? 1 : 2;
-        var near = connection.Rows($"SELECT term, doc FROM temp.vocabulary_{collection} WHERE term >= $a AND term < $b", ("$a", first), ("$b", first + char.MaxValue))
-            .Select(r => (Term: r.GetString(0), Documents: r.GetInt64(1)))
-            .Select(t => (t.Term, t.Documents, Distance: Math.Min(FullTextQuery.Distance(stem, t.Term, most), FullTextQuery.Distance(part.Words, Unstemmed(t.Term), most))))
-            .Where(t => t.Distance <= most).OrderBy(t => t.Distance).ThenByDescending(t => t.Documents).Take(3).ToList();
-        return near.Count == 0 ? [part] : near.Where(t => t.Distance == near[0].Distance).Select(t => new FullTextQuery.Part(t.Term, IsPrefix: true));
-    }
-
-    /// <summary>Porter's stem of a word in -y ends in -i.</summary>
-    private static string Unstemmed(string term) => term.EndsWith('i') ? term[..^1] + "y" : term;
-
-    /// <summary>In how many passages of the collection each word occurs, and how many passages there are.</summary>
-    public (IReadOnlyDictionary<string, int> Frequencies, int Passages) WordFrequencies(string collection, IReadOnlyList<string> words)
-    {
-        using SqliteConnection connection = ForReading();
-        var frequencies = new Dictionary<string, int>(StringComparer.Ordinal);
-        if (connection.Scalar("SELECT id FROM collections WHERE name = $n", ("$n", collection)) is not long id)
-        {
-            return (frequencies, 0);
-        }
-        string language = LanguageOf(connection, id);
-        foreach (string word in words)
-        {
-            frequencies[word] = Convert.ToInt32(
-                connection.Scalar($"SELECT count(*) FROM fulltext_{id} WHERE fulltext_{id} MATCH $q", ("$q", $"\"{Language.Analyze(word.Replace("\"", "", StringComparison.Ordinal), language)}\"")),
-                CultureInfo.InvariantCulture);
-        }
-        int passages = Convert.ToInt32(
-            connection.Scalar("SELECT coalesce(sum(passage_count), 0) FROM documents WHERE collection_id = $c", ("$c", id)), CultureInfo.InvariantCulture);
-        return (frequencies, passages);
-    }
-
     /// <summary>What SQLite's own check finds wrong; empty when the file is sound.</summary>
     public IReadOnlyList<string> CheckIntegrity()
     {
@@ -193,6 +100,21 @@ public sealed partial class SqliteStore
         if (_graphFileError is { } file)
         {
             faults.Add(file);
+        }
+        if (_wordsFileError is { } unwritten)
+        {
+            faults.Add(unwritten);
+        }
+        foreach (string collection in _words.Keys)
+        {
+            if (WordsOf(collection)?.Check() is { } damage)
+            {
+                faults.Add(damage);
+            }
+        }
+        if (_wordsFollower.Exception is { } stopped)
+        {
+            faults.Add($"Keeping the word index stopped, and each search brings it up to date instead: {stopped.GetBaseException().Message}");
         }
         if (_mover.Exception is { } failure)
         {

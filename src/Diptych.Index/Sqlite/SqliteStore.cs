@@ -93,7 +93,7 @@ public sealed partial class SqliteStore : IDocumentStore
                 long collection = CollectionId(ingested.Document.Collection, create: true);
                 if (_writer.Scalar("SELECT id FROM documents WHERE collection_id = $c AND source = $s", ("$c", collection), ("$s", ingested.Document.Source)) is long old)
                 {
-                    Remove(collection, old);
+                    Remove(old);
                 }
                 Document document = ingested.Document with { PassageCount = ingested.Passages.Count };
                 document = document with { Id = InsertDocument(collection, document) };
@@ -103,7 +103,7 @@ public sealed partial class SqliteStore : IDocumentStore
                 foreach (IngestedPassage passage in ingested.Passages)
                 {
                     UnitVector.Check(passage, TextSpace, CrossSpace);
-                    insert.Passage(collection, document, passage);
+                    insert.Passage(document, passage);
                 }
                 _writer.Execute("INSERT INTO log (document_id, added) VALUES ($d, 1)", ("$d", document.Id));
                 committed.Add(document);
@@ -120,11 +120,11 @@ public sealed partial class SqliteStore : IDocumentStore
         lock (_writing)
         {
             using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
-            if (_writer.Scalar("SELECT collection_id FROM documents WHERE id = $d", ("$d", documentId)) is not long collection)
+            if (_writer.Scalar("SELECT 1 FROM documents WHERE id = $d", ("$d", documentId)) is null)
             {
                 return false;
             }
-            Remove(collection, documentId);
+            Remove(documentId);
             transaction.Commit();
         }
         Refresh();
@@ -144,15 +144,15 @@ public sealed partial class SqliteStore : IDocumentStore
             }
             foreach (long document in _writer.Rows("SELECT id FROM documents WHERE collection_id = $c", ("$c", collection)).Select(r => r.GetInt64(0)).ToList())
             {
-                Remove(collection, document);
+                Remove(document);
             }
-            _writer.Execute($"DROP TABLE fulltext_{collection}");
             _writer.Execute("DELETE FROM collections WHERE id = $c", ("$c", collection));
             transaction.Commit();
             foreach (string file in Directory.Exists(GraphFolder) ? Directory.GetFiles(GraphFolder, $"{collection}-*.hnsw") : [])
             {
                 File.Delete(file);
             }
+            ForgetWords(name, collection);
         }
         Refresh();
         return true;
@@ -163,6 +163,8 @@ public sealed partial class SqliteStore : IDocumentStore
         _closing.Cancel();
         // A move ends at its next portion of rows; what it had done is done again at the next start.
         Task.WaitAny([_mover], CancellationToken.None);
+        Task.WaitAny([_wordsFollower], CancellationToken.None);
+        CloseWords();
         _writer.Dispose();
         _watcher.Dispose();
         using var connection = new SqliteConnection(_connectionString);
@@ -206,10 +208,8 @@ public sealed partial class SqliteStore : IDocumentStore
         {
             return 0;
         }
-        id = (long)_writer.Scalar(
+        return (long)_writer.Scalar(
             "INSERT INTO collections (name, created_at, language) VALUES ($n, $t, $l) RETURNING id", ("$n", name), ("$t", Iso(_time.GetUtcNow())), ("$l", language))!;
-        _writer.Execute(Schema.FullText(id, language));
-        return id;
     }
 
     private static string LanguageOf(SqliteConnection connection, long collection) =>
@@ -223,10 +223,9 @@ public sealed partial class SqliteStore : IDocumentStore
         ("$c", collection), ("$source", d.Source), ("$hash", d.ContentHash), ("$type", d.MediaType), ("$title", d.Title), ("$size", d.SizeBytes),
         ("$at", Iso(d.IngestedAt)), ("$pages", d.PageCount), ("$passages", d.PassageCount), ("$metadata", JsonSerializer.Serialize(d.Metadata)))!;
 
-    private void Remove(long collection, long document)
+    private void Remove(long document)
     {
         (string, object?) id = ("$d", document);
-        _writer.Execute($"DELETE FROM fulltext_{collection} WHERE rowid IN (SELECT id FROM passages WHERE document_id = $d)", id);
         _writer.Execute("DELETE FROM vectors WHERE passage_id IN (SELECT id FROM passages WHERE document_id = $d)", id);
         _writer.Execute("DELETE FROM pictures WHERE passage_id IN (SELECT id FROM passages WHERE document_id = $d)", id);
         _writer.Execute("DELETE FROM passages WHERE document_id = $d", id);
@@ -244,8 +243,6 @@ public sealed partial class SqliteStore : IDocumentStore
     /// <summary>The statements of a commit, prepared once a transaction.</summary>
     private sealed class Inserts(SqliteConnection connection) : IDisposable
     {
-        private readonly Dictionary<long, string> _languages = [];
-
         private readonly SqliteCommand _passage = connection.Command(
             """
             INSERT INTO passages (document_id, ordinal, modality, text, heading_path, page, x, y, w, h, start, end, label, width_px, height_px)
@@ -255,7 +252,7 @@ public sealed partial class SqliteStore : IDocumentStore
         private readonly SqliteCommand _vector = connection.Command(
             "INSERT INTO vectors (passage_id, document_id, modality, page, text, \"cross\") VALUES ($id, $d, $modality, $page, $text, $cross)");
 
-        public void Passage(long collection, Document document, IngestedPassage ingested)
+        public void Passage(Document document, IngestedPassage ingested)
         {
             Passage p = ingested.Passage;
             Set(_passage,
@@ -267,14 +264,6 @@ public sealed partial class SqliteStore : IDocumentStore
                 ("$id", id), ("$d", document.Id), ("$modality", (int)p.Modality), ("$page", p.Anchor.Page),
                 ("$text", ingested.TextVector is null ? null : Bytes(ingested.TextVector)), ("$cross", Bytes(ingested.CrossVector)));
             _vector.ExecuteNonQuery();
-            string context = Context(document, p.HeadingPath);
-            if (!_languages.TryGetValue(collection, out string? language))
-            {
-                _languages.Add(collection, language = LanguageOf(connection, collection));
-            }
-            connection.Execute(
-                $"INSERT INTO fulltext_{collection} (rowid, text, context) VALUES ($id, $text, $context)",
-                ("$id", id), ("$text", Language.Analyze(p.Text, language)), ("$context", Language.Analyze(context, language)));
             if (ingested.Thumbnail is not null)
             {
                 connection.Execute(

@@ -125,6 +125,67 @@ public sealed class SqliteStoreTests : DocumentStoreConformance, IDisposable
     }
 
     [Fact]
+    public void Words_are_kept_in_files_that_follow_the_database_and_are_made_anew_where_they_are_damaged()
+    {
+        var random = new Random(24);
+        IDocumentStore store = Open();
+        store.Commit([.. Enumerable.Range(0, 30).Select(d => RandomDocument(random, "c", $"doc{d}", d) with { Passages = [.. Enumerable.Range(0, 40).Select(i => Text($"osprey word{d}x", random))] })]);
+        Assert.Equal(1200, Found("osprey"));
+        store.Dispose();
+        string words = Path.Combine(_directory, "d.words");
+        string[] files = Directory.GetFiles(words, "*", SearchOption.AllDirectories);
+        Assert.NotEmpty(files);
+
+        store = Open();
+        Assert.Equal((1200, 40), (Found("osprey"), Found("word7x")));
+        store.Delete(store.Document("c", "doc7")!.Id);
+        store.Commit([RandomDocument(random, "c", "doc8", 1) with { Passages = [Text("heron", random)] }]);
+        Assert.Equal((1120, 0, 0, 1), (Found("osprey"), Found("\"osprey word7x\""), Found("\"osprey word8x\""), Found("heron")));
+        Assert.Equal(1120, store.WordFrequencies("c", ["osprey"]).Frequencies["osprey"]);
+        store.Dispose();
+
+        // What left and came while nobody kept the files.
+        store = Open();
+        Assert.Equal((1120, 0, 1), (Found("osprey"), Found("\"osprey word7x\""), Found("heron")));
+        Assert.Empty(store.CheckIntegrity());
+        store.Dispose();
+
+        foreach (string file in files.Where(f => f.EndsWith(".cfs", StringComparison.Ordinal)))
+        {
+            byte[] bytes = File.ReadAllBytes(file);
+            Array.Fill(bytes, (byte)0xAA, bytes.Length / 2, 16);
+            File.WriteAllBytes(file, bytes);
+        }
+        store = Open();
+        Assert.Equal((1120, 1), (Found("osprey"), Found("heron")));
+        store.DeleteCollection("c");
+        Assert.Equal(0, Found("osprey"));
+        store.Dispose();
+        Assert.Empty(Directory.GetFileSystemEntries(words));
+
+        int Found(string query) => store.SearchLexical("c", query, 10_000, null, Modality.Text).Count;
+    }
+
+    [Fact]
+    public void Two_that_share_a_database_keep_one_set_of_files()
+    {
+        var random = new Random(25);
+        IDocumentStore first = Open(), second = Open();
+        IngestedDocument[] batch = [.. Enumerable.Range(0, 20).Select(d => RandomDocument(random, "c", $"doc{d}", d) with { Passages = [.. Enumerable.Range(0, 50).Select(i => Text("osprey", random))] })];
+        first.Commit(batch);
+        second.Refresh();
+        Assert.Equal(1000, second.SearchLexical("c", "osprey", 10_000, null, Modality.Text).Count);
+        first.Commit([RandomDocument(random, "c", "late", 1) with { Passages = [Text("heron", random)] }]);
+        first.Dispose();
+        second.Refresh();
+        Assert.Single(second.SearchLexical("c", "heron", 10, null, Modality.Text));
+        second.Dispose();
+        using IDocumentStore third = Open();
+        Assert.Equal(1000, third.SearchLexical("c", "osprey", 10_000, null, Modality.Text).Count);
+        Assert.Single(third.SearchLexical("c", "heron", 10, null, Modality.Text));
+    }
+
+    [Fact]
     public void Repair_brings_back_what_is_derived()
     {
         var random = new Random(22);
@@ -135,10 +196,9 @@ public sealed class SqliteStoreTests : DocumentStoreConformance, IDisposable
         {
             raw.Open();
             using Microsoft.Data.Sqlite.SqliteCommand spoil = raw.CreateCommand();
-            spoil.CommandText = "DELETE FROM fulltext_1; INSERT INTO passages (document_id, ordinal, modality, text, heading_path, width_px, height_px) VALUES (999, 0, 0, 'orphan', '', 0, 0)";
+            spoil.CommandText = "INSERT INTO passages (document_id, ordinal, modality, text, heading_path, width_px, height_px) VALUES (999, 0, 0, 'orphan', '', 0, 0)";
             spoil.ExecuteNonQuery();
         }
-        Assert.Empty(store.SearchLexical("c", "walrus", 10, null, Modality.Text));
         store.Repair();
         Assert.Single(store.SearchLexical("c", "walrus", 10, null, Modality.Text));
         Assert.Equal(2, store.SearchText("c", document.Passages[0].TextVector, 10, null, Modality.Text).Count);
