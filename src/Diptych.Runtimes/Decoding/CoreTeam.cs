@@ -52,7 +52,10 @@ internal sealed class CoreTeam : IDisposable
     public void Dispose()
     {
         _stopping = true;
-        _wake.Release(_threads.Length);
+        if (_threads.Length > 0)
+        {
+            _wake.Release(_threads.Length);
+        }
         foreach (Thread thread in _threads)
         {
             thread.Join();

@@ -99,7 +99,7 @@ public sealed unsafe class Decoder : IDisposable
                         turned[(o * inputs) + i] = values[(i * outputs) + first + o];
                     }
                 }
-                WeightMatrix matrix = WeightMatrix.Of(turned, count, inputs, format == WeightFormat.Int8 && inputs % 32 == 0 ? 8 : 32);
+                WeightMatrix matrix = WeightMatrix.Of(turned, count, inputs, format);
                 _all.Add(matrix);
                 return matrix;
             }
@@ -175,21 +175,28 @@ public sealed unsafe class Decoder : IDisposable
     };
 
     /// <summary>Computes a batch: keys and values go into the blocks.</summary>
-    /// <returns>[logits wanted, vocabulary], in the order of the stretches.</returns>
-    internal float[] Forward(IReadOnlyList<Stretch> batch, KeyValueBlocks cache, CoreTeam team)
+    /// <param name="into">Used for the logits where it is large enough.</param>
+    /// <returns>[logits wanted, vocabulary], in the order of the stretches; may be longer.</returns>
+    internal float[] Forward(IReadOnlyList<Stretch> batch, KeyValueBlocks cache, CoreTeam team, float[]? into = null)
     {
         int n = batch.Sum(s => s.Tokens.Length), width = Config.Width;
         int qWidth = Config.Heads * Config.HeadWidth, kvWidth = cache.RowWidth;
-        using var scratch = new Scratch(n * (long)((3 * width) + (2 * qWidth) + (2 * kvWidth)));
+        using var scratch = new Scratch(n * (long)((3 * width) + (2 * qWidth) + (2 * kvWidth) + Config.HeadWidth));
         float* x = scratch.Take(n * width), h = scratch.Take(n * width), o = scratch.Take(n * width);
         float* q = scratch.Take(n * qWidth), mixed = scratch.Take(n * qWidth), k = scratch.Take(n * kvWidth), v = scratch.Take(n * kvWidth);
-        var rows = new (int Stretch, int Position)[n];
+        var rows = new BatchRow[n];
+        int half = Config.HeadWidth / 2;
+        float* turns = scratch.Take(n * 2 * half);
         for (int s = 0, at = 0; s < batch.Count; s++)
         {
             int picture = 0;
             for (int t = 0; t < batch[s].Tokens.Length; t++, at++)
             {
-                rows[at] = (s, batch[s].Position + t);
+                rows[at] = new BatchRow(s, batch[s].Position + t);
+                for (int i = 0; i < half; i++)
+                {
+                    (turns[(at * 2 * half) + i], turns[(at * 2 * half) + half + i]) = MathF.SinCos(rows[at].Position * _frequencies[i]);
+                }
                 if (batch[s].Pictures is { } pictures && batch[s].Tokens[t] == Config.Llama4?.ImageToken)
                 {
                     pictures.AsSpan(picture++ * width, width).CopyTo(new Span<float>(x + ((long)at * width), width));
@@ -201,26 +208,24 @@ public sealed unsafe class Decoder : IDisposable
         for (int l = 0; l < _layers.Length; l++)
         {
             Layer layer = _layers[l];
-            Norm(x, layer.InputNorm, h, n);
+            Norm(x, layer.InputNorm, h, n, team);
             Multiply(layer.Q, "q_proj", l, h, n, q, batch, team);
             Multiply(layer.K, "k_proj", l, h, n, k, batch, team);
             Multiply(layer.V, "v_proj", l, h, n, v, batch, team);
-            for (int i = 0; i < n; i++)
+            int at = l;
+            ByRows(team, n, i =>
             {
-                var (s, position) = rows[i];
-                Place(q + ((long)i * qWidth), k + ((long)i * kvWidth), position, l);
-                int block = batch[s].Blocks[position / KeyValueBlocks.TokensPerBlock], offset = position % KeyValueBlocks.TokensPerBlock * kvWidth;
-                Copy(k + ((long)i * kvWidth), cache.Keys(block, l) + offset, kvWidth);
-                Copy(v + ((long)i * kvWidth), cache.Values(block, l) + offset, kvWidth);
-            }
-            Attend(q, mixed, rows, batch, cache, l, team);
+                Place(q + ((long)i * qWidth), k + ((long)i * kvWidth), rows[i].Position, turns + ((long)i * 2 * half), at);
+                cache.Write(batch[rows[i].Stretch].Blocks[rows[i].Position / KeyValueBlocks.TokensPerBlock], at, rows[i].Position, k + ((long)i * kvWidth), v + ((long)i * kvWidth));
+            });
+            Attention.Run(Config, q, mixed, rows, batch, cache, l, Config.Llama4 is { } llama4 && llama4.HasPositions[l] ? llama4.Chunk : int.MaxValue, team);
             Multiply(layer.O, "o_proj", l, mixed, n, o, batch, team);
             Add(o, x, n * width);
-            Norm(x, layer.PostNorm, h, n);
+            Norm(x, layer.PostNorm, h, n, team);
             layer.FeedForward.Run(h, n, o, batch, l, team);
             Add(o, x, n * width);
         }
-        Norm(x, _lastNorm, h, n);
+        Norm(x, _lastNorm, h, n, team);
         int wanted = 0;
         for (int s = 0, at = 0; s < batch.Count; at += batch[s].Tokens.Length, s++)
         {
@@ -230,7 +235,7 @@ public sealed unsafe class Decoder : IDisposable
                 Copy(h + ((long)from * width), o + ((long)wanted * width), width);
             }
         }
-        float[] logits = new float[wanted * Config.Vocabulary];
+        float[] logits = into?.Length >= wanted * Config.Vocabulary ? into : new float[wanted * Config.Vocabulary];
         fixed (float* y = logits)
         {
             _head.Multiply(team, o, wanted, y);
@@ -293,21 +298,41 @@ public sealed unsafe class Decoder : IDisposable
         }
     }
 
-    private void Norm(float* x, float[] weight, float* y, int n)
+    /// <summary>Work on one row after another, shared out where there are many.</summary>
+    internal static void ByRows(CoreTeam team, int n, Action<int> row)
+    {
+        if (n < 4)
+        {
+            for (int i = 0; i < n; i++)
+            {
+                row(i);
+            }
+            return;
+        }
+        team.Run((part, parts) =>
+        {
+            for (int i = (int)((long)n * part / parts); i < (int)((long)n * (part + 1) / parts); i++)
+            {
+                row(i);
+            }
+        });
+    }
+
+    private void Norm(float* x, float[] weight, float* y, int n, CoreTeam team)
     {
         int width = Config.Width;
-        for (int i = 0; i < n; i++)
+        ByRows(team, n, i =>
         {
             var from = new ReadOnlySpan<float>(x + ((long)i * width), width);
             var to = new Span<float>(y + ((long)i * width), width);
             float scale = 1 / MathF.Sqrt((TensorPrimitives.SumOfSquares(from) / width) + Config.NormEpsilon);
             TensorPrimitives.Multiply(from, scale, to);
             TensorPrimitives.Multiply(to, weight, to);
-        }
+        });
     }
 
     /// <summary>Gives queries and keys their position, as the layer has it.</summary>
-    private void Place(float* q, float* k, int position, int layer)
+    private void Place(float* q, float* k, int position, float* turns, int layer)
     {
         if (Config.Llama4 is { } llama4 && !llama4.HasPositions[layer])
         {
@@ -318,8 +343,8 @@ public sealed unsafe class Decoder : IDisposable
             }
             return;
         }
-        Rotate(q, Config.Heads, position);
-        Rotate(k, Config.KeyValueHeads, position);
+        Rotate(q, Config.Heads, turns);
+        Rotate(k, Config.KeyValueHeads, turns);
         for (int head = 0; Config.Llama4?.NormalizesQueries == true && head < Config.Heads + Config.KeyValueHeads; head++)
         {
             var of = new Span<float>(head < Config.Heads ? q + (head * Config.HeadWidth) : k + ((head - Config.Heads) * Config.HeadWidth), Config.HeadWidth);
@@ -327,12 +352,13 @@ public sealed unsafe class Decoder : IDisposable
         }
     }
 
-    private void Rotate(float* heads, int count, int position)
+    /// <param name="turns">Sines, then cosines.</param>
+    private void Rotate(float* heads, int count, float* turns)
     {
         int half = Config.HeadWidth / 2;
         for (int i = 0; i < half; i++)
         {
-            (float sin, float cos) = MathF.SinCos(position * _frequencies[i]);
+            float sin = turns[i], cos = turns[half + i];
             int first = Config.RopeInterleaved ? 2 * i : i, second = Config.RopeInterleaved ? first + 1 : i + half;
             for (int head = 0; head < count; head++)
             {
@@ -340,49 +366,6 @@ public sealed unsafe class Decoder : IDisposable
                 (at[first], at[second]) = ((at[first] * cos) - (at[second] * sin), (at[second] * cos) + (at[first] * sin));
             }
         }
-    }
-
-    /// <summary>Each token looks at its own sequence up to itself. Work is shared out by token and head.</summary>
-    private void Attend(float* q, float* mixed, (int Stretch, int Position)[] rows, IReadOnlyList<Stretch> batch, KeyValueBlocks cache, int layer, CoreTeam team)
-    {
-        int group = Config.Heads / Config.KeyValueHeads, hw = Config.HeadWidth, kvWidth = cache.RowWidth, longest = rows.Max(r => r.Position) + 1;
-        float scale = 1 / MathF.Sqrt(hw);
-        int chunk = Config.Llama4 is { } llama4 && llama4.HasPositions[layer] ? llama4.Chunk : int.MaxValue;
-        team.Run((part, parts) =>
-        {
-            float[] scores = System.Buffers.ArrayPool<float>.Shared.Rent(longest);
-            for (int job = part; job < rows.Length * Config.KeyValueHeads; job += parts)
-            {
-                int i = job / Config.KeyValueHeads, kv = job % Config.KeyValueHeads, tokens = rows[i].Position + 1, first = rows[i].Position / chunk * chunk;
-                IReadOnlyList<int> blocks = batch[rows[i].Stretch].Blocks;
-                for (int g = 0; g < group; g++)
-                {
-                    int head = (kv * group) + g;
-                    var query = new ReadOnlySpan<float>(q + (((long)i * Config.Heads) + head) * hw, hw);
-                    for (int t = first / KeyValueBlocks.TokensPerBlock * KeyValueBlocks.TokensPerBlock; t < tokens; t += KeyValueBlocks.TokensPerBlock)
-                    {
-                        float* keys = cache.Keys(blocks[t / KeyValueBlocks.TokensPerBlock], layer) + (kv * hw);
-                        for (int u = Math.Max(0, first - t); u < Math.Min(KeyValueBlocks.TokensPerBlock, tokens - t); u++)
-                        {
-                            scores[t + u] = scale * TensorPrimitives.Dot(query, new ReadOnlySpan<float>(keys + (u * kvWidth), hw));
-                        }
-                    }
-                    Span<float> weights = scores.AsSpan(first, tokens - first);
-                    TensorPrimitives.SoftMax<float>(weights, weights);
-                    var sum = new Span<float>(mixed + (((long)i * Config.Heads) + head) * hw, hw);
-                    sum.Clear();
-                    for (int t = first / KeyValueBlocks.TokensPerBlock * KeyValueBlocks.TokensPerBlock; t < tokens; t += KeyValueBlocks.TokensPerBlock)
-                    {
-                        float* values = cache.Values(blocks[t / KeyValueBlocks.TokensPerBlock], layer) + (kv * hw);
-                        for (int u = Math.Max(0, first - t); u < Math.Min(KeyValueBlocks.TokensPerBlock, tokens - t); u++)
-                        {
-                            TensorPrimitives.MultiplyAdd(new ReadOnlySpan<float>(values + (u * kvWidth), hw), scores[t + u], sum, sum);
-                        }
-                    }
-                }
-            }
-            System.Buffers.ArrayPool<float>.Shared.Return(scores);
-        });
     }
 
     private static void Add(float* from, float* to, int count) =>

@@ -7,10 +7,14 @@ namespace Diptych.Runtimes.Decoding;
 /// <summary>A piece of an answer.</summary>
 /// <param name="Text">May be empty, while a character is not whole.</param>
 /// <param name="Finish">stop or length with the last piece; null before.</param>
-public sealed record GeneratedText(string Text, string? Finish, int PromptTokens, int CompletionTokens, int CachedTokens);
+public sealed record GeneratedText(string Text, string? Finish, int PromptTokens, int CompletionTokens, int CachedTokens)
+{
+    /// <summary>How likely its token was, where that was asked for.</summary>
+    public TokenChance? Chance { get; init; }
+}
 
 /// <summary>What an engine has done and holds.</summary>
-public sealed record EngineSnapshot(int Running, int Waiting, int BlocksUsed, int Blocks, long PromptTokens, long CachedTokens, long GeneratedTokens, long Preemptions, double PredictionError);
+public sealed record EngineSnapshot(int Running, int Waiting, int BlocksUsed, int Blocks, long PromptTokens, long CachedTokens, long GeneratedTokens, long Preemptions, double PredictionError, long GuessedTokens, long GuessedRight);
 
 /// <summary>
 /// Continuous batching over one decoder: each step has a token budget sized so that running answers keep their pace; they decode first, and
@@ -24,6 +28,9 @@ public sealed class DecoderEngine : IDisposable
 
     private const int MaxRunning = 32;
     private const int MaxWaiting = 256;
+
+    /// <summary>Answers beside each other up to which guesses are tried: more fill a step by themselves.</summary>
+    private const int GuessesWithin = 4;
     private static readonly TimeSpan BetweenTokens = TimeSpan.FromMilliseconds(100);
     private readonly Decoder _decoder;
     private readonly BytePairTokenizer _tokenizer;
@@ -37,9 +44,10 @@ public sealed class DecoderEngine : IDisposable
     private readonly List<Sequence> _running = [];
     private readonly HashSet<int> _ends;
     private readonly Thread _thread;
+    private float[]? _logits;
     private bool _stopping;
     private int _seed;
-    private long _promptTokens, _cachedTokens, _generatedTokens, _preemptions;
+    private long _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _guessed, _guessedRight;
 
     /// <param name="cacheBytes">Memory for keys and values.</param>
     public DecoderEngine(Decoder decoder, BytePairTokenizer tokenizer, long cacheBytes, TimeProvider time, int? threads = null)
@@ -62,7 +70,7 @@ public sealed class DecoderEngine : IDisposable
     {
         lock (_gate)
         {
-            return new EngineSnapshot(_running.Count, _waiting.Count, _blocks.Count - _blocks.Free, _blocks.Count, _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _cost.Profile.Error);
+            return new EngineSnapshot(_running.Count, _waiting.Count, _blocks.Count - _blocks.Free, _blocks.Count, _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _cost.Profile.Error, _guessed, _guessedRight);
         }
     }
 
@@ -84,7 +92,7 @@ public sealed class DecoderEngine : IDisposable
             {
                 throw new OverloadedException($"{_waiting.Count} requests wait for the language model.", TimeSpan.FromSeconds(Math.Max(1, _waiting.Sum(w => _cost.Expect(w.Prompt.Length)))));
             }
-            sequence.Sampler = new Sampler(sampling, ++_seed);
+            sequence.Sampler = new Sampler(sampling, ++_seed, _tokenizer, _ends);
             _waiting.AddLast(sequence);
             Monitor.Pulse(_gate);
         }
@@ -214,9 +222,10 @@ public sealed class DecoderEngine : IDisposable
         for (int i = 0; i < tokens.Length; i++)
         {
             Sequence s = _running[i];
-            if (tokens[i] > 0 && Reserve(s, s.Computed + tokens[i]))
+            int[] guess = tokens[i] == 1 && tokens.Length <= GuessesWithin ? s.Guess(MaxTokens) : [];
+            if (tokens[i] > 0 && Reserve(s, s.Computed + tokens[i] + guess.Length))
             {
-                stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i])], s.Computed, s.Blocks, s.Adapter));
+                stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i]), .. guess], s.Computed, s.Blocks, s.Adapter, AllLogits: guess.Length > 0));
                 members.Add(s);
             }
         }
@@ -234,22 +243,55 @@ public sealed class DecoderEngine : IDisposable
         {
             return;
         }
-        float[] logits = _decoder.Forward(stretches, _blocks, _team);
+        float[] logits = _logits = _decoder.Forward(stretches, _blocks, _team, _logits);
         double end = Now();
         _cost.Observe(stretches.Sum(s => s.Tokens.Length), Math.Max(end - now, 1e-6));
+        int row = 0;
         for (int i = 0; i < members.Count; i++)
         {
             Sequence s = members[i];
-            s.Computed += stretches[i].Tokens.Length;
-            _promptTokens += s.Generated == 0 ? stretches[i].Tokens.Length : 0;
+            int[] computed = stretches[i].Tokens;
+            if (stretches[i].AllLogits)
+            {
+                Accept(s, computed, logits.AsSpan(row * Config.Vocabulary, computed.Length * Config.Vocabulary), end);
+                row += computed.Length;
+                continue;
+            }
+            s.Computed += computed.Length;
+            _promptTokens += s.Generated == 0 ? computed.Length : 0;
             if (s.Computed == s.Ids.Count)
             {
-                Emit(s, s.Sampler.Next(logits.AsSpan(i * Config.Vocabulary, Config.Vocabulary), s.Prompt), end);
+                Emit(s, Choose(s, logits.AsSpan(row * Config.Vocabulary, Config.Vocabulary)), end);
             }
+            row++;
         }
     }
 
-    private void Emit(Sequence s, int token, double now)
+    private int Choose(Sequence s, Span<float> logits) => s.Sampler.Next(logits, s.Prompt, Math.Min(s.Sampling.MaxTokens - s.Generated, MaxTokens - s.Ids.Count));
+
+    /// <summary>Takes of a guess what would have been chosen anyway, and the token after it.</summary>
+    /// <param name="computed">The last token, and the guess.</param>
+    private void Accept(Sequence s, int[] computed, Span<float> logits, double now)
+    {
+        int right = 0;
+        while (true)
+        {
+            s.Computed++;
+            int token = Choose(s, logits.Slice(right * Config.Vocabulary, Config.Vocabulary));
+            bool finished = Emit(s, token, now);
+            if (finished || right + 1 == computed.Length || token != computed[right + 1])
+            {
+                break;
+            }
+            right++;
+        }
+        _guessed += computed.Length - 1;
+        _guessedRight += right;
+        s.Learn(computed.Length - 1, right);
+    }
+
+    /// <returns>True when the answer is at its end.</returns>
+    private bool Emit(Sequence s, int token, double now)
     {
         if (s.Generated == 0)
         {
@@ -266,12 +308,12 @@ public sealed class DecoderEngine : IDisposable
             text = s.Text.Add(_tokenizer.Bytes(token));
         }
         bool full = s.Generated >= s.Sampling.MaxTokens || s.Ids.Count >= MaxTokens;
-        string? finish = ended || s.Text.Stopped ? "stop" : full ? "length" : null;
+        string? finish = ended || s.Text.Stopped || s.Sampler.Complete ? "stop" : full ? "length" : null;
         if (finish is not null && !s.Text.Stopped)
         {
             text += s.Text.End();
         }
-        s.Output.Writer.TryWrite(new GeneratedText(text, finish, s.Prompt.Length, s.Generated, s.Cached));
+        s.Output.Writer.TryWrite(new GeneratedText(text, finish, s.Prompt.Length, s.Generated, s.Cached) { Chance = ended ? null : s.Sampler.Chance });
         if (finish is not null)
         {
             lock (_gate)
@@ -281,6 +323,7 @@ public sealed class DecoderEngine : IDisposable
             }
             s.Output.Writer.TryComplete();
         }
+        return finish is not null;
     }
 
     /// <summary>Blocks for so many tokens; the latest other answer gives way where none is free.</summary>
@@ -339,6 +382,13 @@ public sealed class DecoderEngine : IDisposable
 
     private sealed class Sequence(int[] prompt, Sampling sampling, LoraAdapter? adapter, double arrived)
     {
+        private readonly PromptLookup? _lookup = sampling.LooksBack ? new PromptLookup() : null;
+
+        /// <summary>What may come next, by what came after the same tokens before.</summary>
+        public int[] Guess(int mostTokens) => _lookup?.Guess(Ids, Math.Min(Sampling.MaxTokens - Generated, mostTokens - Ids.Count) - 1) ?? [];
+
+        public void Learn(int guessed, int right) => _lookup?.Learn(guessed, right);
+
         public int[] Prompt => prompt;
 
         public Sampling Sampling => sampling;

@@ -37,7 +37,7 @@ internal sealed unsafe class DenseFeedForward(WeightMatrix gate, WeightMatrix up
         float* g = scratch.Take(n * gate.Rows), u = scratch.Take(n * gate.Rows);
         Decoder.Multiply(gate, "gate_proj", layer, x, n, g, with, team);
         Decoder.Multiply(up, "up_proj", layer, x, n, u, with, team);
-        SwiGlu(g, u, n * gate.Rows);
+        Decoder.ByRows(team, n, i => SwiGlu(g + ((long)i * gate.Rows), u + ((long)i * gate.Rows), gate.Rows));
         Decoder.Multiply(down, "down_proj", layer, g, n, y, with, team);
     }
 }

@@ -70,8 +70,10 @@ public sealed class GgufFile : TensorFile
                 2 => TensorType.Q4_0,
                 3 => TensorType.Q4_1,
                 8 => TensorType.Q8_0,
+                12 => TensorType.Q4_K,
+                14 => TensorType.Q6_K,
                 30 => TensorType.BF16,
-                var other => throw new InvalidDataException($"{Path}: '{name}' has the type {other}, which is not read. F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are."),
+                var other => throw new InvalidDataException($"{Path}: '{name}' has the type {other}, which is not read. F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K are."),
             };
             found.Add((name, type, shape, checked((long)UInt64())));
         }
@@ -80,7 +82,7 @@ public sealed class GgufFile : TensorFile
         foreach (var (name, type, shape, offset) in found)
         {
             long elements = shape.Aggregate(1L, (a, b) => checked(a * b)), bytes = StoredTensor.BytesOf(type, elements);
-            if (elements > int.MaxValue || offset < 0 || offset > Length - data - bytes || (type >= TensorType.Q8_0 && type != TensorType.I64 && shape[^1] % 32 != 0) || !tensors.TryAdd(name, new StoredTensor(type, shape, data + offset, bytes)))
+            if (elements > int.MaxValue || offset < 0 || offset > Length - data - bytes || shape[^1] % StoredTensor.BlockOf(type) != 0 || !tensors.TryAdd(name, new StoredTensor(type, shape, data + offset, bytes)))
             {
                 throw new InvalidDataException($"{Path}: '{name}' [{string.Join(", ", shape)}] does not lie within the file as its header says.");
             }

@@ -13,10 +13,12 @@ internal sealed unsafe class KeyValueBlocks : IDisposable
     private readonly nuint _floatsPerBlock;
     private readonly Stack<int> _free;
     private readonly int[] _users;
+    private readonly int _headWidth;
 
     public KeyValueBlocks(DecoderConfig config, int blocks)
     {
         RowWidth = config.KeyValueHeads * config.HeadWidth;
+        _headWidth = config.HeadWidth;
         Layers = config.Layers;
         Count = blocks;
         _floatsPerBlock = (nuint)TokensPerBlock * (nuint)RowWidth * 2 * (nuint)Layers;
@@ -61,10 +63,24 @@ internal sealed unsafe class KeyValueBlocks : IDisposable
 
     public int Users(int block) => _users[block];
 
-    /// <summary>[16, row width]: keys of a layer; the values follow them.</summary>
-    public float* Keys(int block, int layer) => _memory + ((nuint)block * _floatsPerBlock) + ((nuint)layer * TokensPerBlock * (nuint)RowWidth * 2);
+    /// <summary>[head width, 16]: keys of one head in a layer.</summary>
+    public float* Keys(int block, int layer, int head) => Of(block, layer) + (head * _headWidth * TokensPerBlock);
 
-    public float* Values(int block, int layer) => Keys(block, layer) + (TokensPerBlock * RowWidth);
+    /// <summary>[16, row width]: values of a layer.</summary>
+    public float* Values(int block, int layer) => Of(block, layer) + (TokensPerBlock * RowWidth);
+
+    /// <summary>Puts a token's keys and values [row width] in their place.</summary>
+    public void Write(int block, int layer, int position, float* keys, float* values)
+    {
+        float* to = Of(block, layer) + (position % TokensPerBlock);
+        for (int i = 0; i < RowWidth; i++)
+        {
+            to[i * TokensPerBlock] = keys[i];
+        }
+        new ReadOnlySpan<float>(values, RowWidth).CopyTo(new Span<float>(Values(block, layer) + (position % TokensPerBlock * RowWidth), RowWidth));
+    }
 
     public void Dispose() => NativeMemory.AlignedFree(_memory);
+
+    private float* Of(int block, int layer) => _memory + ((nuint)block * _floatsPerBlock) + ((nuint)layer * TokensPerBlock * (nuint)RowWidth * 2);
 }

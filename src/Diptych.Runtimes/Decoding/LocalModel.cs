@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using Diptych.Core;
+using Diptych.Runtimes.Structured;
 using Microsoft.Extensions.AI;
 
 namespace Diptych.Runtimes.Decoding;
@@ -10,9 +11,14 @@ public sealed class LocalModel : IChatClient
     private readonly ChatFormat? _format;
     private readonly Dictionary<string, string> _adapterFolders;
     private readonly Dictionary<string, LoraAdapter> _adapters = new(StringComparer.Ordinal);
+    private readonly Lazy<TokenTrie> _tokens;
+    private readonly Dictionary<string, TextConstraint> _constraints = new(StringComparer.Ordinal);
 
-    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format, IReadOnlyDictionary<string, string> adapters) =>
+    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format, IReadOnlyDictionary<string, string> adapters)
+    {
         (Name, Engine, Tokenizer, _format, _adapterFolders) = (name, engine, tokenizer, format, new Dictionary<string, string>(adapters, StringComparer.Ordinal));
+        _tokens = new Lazy<TokenTrie>(() => new TokenTrie([.. Enumerable.Range(0, tokenizer.Count).Select(i => tokenizer.Specials.Values.Contains(i) ? [] : tokenizer.Bytes(i).ToArray())]));
+    }
 
     public string Name { get; }
 
@@ -59,6 +65,37 @@ public sealed class LocalModel : IChatClient
     public int[] Write(IEnumerable<ChatTurn> turns) => _format is null
         ? throw new InvalidRequestException($"{Name} has no chat template that is known; use it for completions.")
         : Tokenizer.Encode(_format.Write([.. turns]), specials: true);
+
+    /// <summary>Holds an answer to the texts of JSON that are valid under a schema.</summary>
+    /// <exception cref="InvalidRequestException">It is no schema, or has what cannot be held to.</exception>
+    public TextConstraint SchemaConstraint(string schema) => Constraint("schema " + schema, () => TextConstraint.OfSchema(schema, _tokens.Value));
+
+    /// <summary>Holds an answer to a regular expression, which the whole of it matches.</summary>
+    /// <exception cref="InvalidRequestException">It is no regular expression, or has what cannot be held to.</exception>
+    public TextConstraint RegexConstraint(string expression) => Constraint("regex " + expression, () => TextConstraint.OfRegex(expression, _tokens.Value));
+
+    private TextConstraint Constraint(string key, Func<TextConstraint> make)
+    {
+        lock (_constraints)
+        {
+            if (_constraints.TryGetValue(key, out TextConstraint? known))
+            {
+                return known;
+            }
+        }
+        TextConstraint made = make();
+        lock (_constraints)
+        {
+            // What one schema has learnt of the vocabulary is worth keeping, that of very many is not.
+            if (_constraints.Count >= MostConstraints)
+            {
+                _constraints.Clear();
+            }
+            return _constraints[key] = made;
+        }
+    }
+
+    private const int MostConstraints = 64;
 
     /// <summary>An adapter, read the first time.</summary>
     /// <exception cref="NotFoundException">There is none of this name.</exception>
@@ -110,6 +147,7 @@ public sealed class LocalModel : IChatClient
             Seed = (int?)options?.Seed,
             MaxTokens = options?.MaxOutputTokens ?? 512,
             Stop = options?.StopSequences is { } stops ? [.. stops] : [],
+            Constraint = options?.ResponseFormat is ChatResponseFormatJson json ? SchemaConstraint(json.Schema?.GetRawText() ?? SchemaReader.AnyObject) : null,
         };
         await foreach (GeneratedText text in Engine.GenerateAsync(prompt, sampling, null, cancellationToken).ConfigureAwait(false))
         {

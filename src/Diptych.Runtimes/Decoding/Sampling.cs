@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using Diptych.Runtimes.Structured;
 
 namespace Diptych.Runtimes.Decoding;
 
@@ -34,24 +35,65 @@ public sealed record Sampling
 
     /// <summary>Texts that end the answer, and are left out of it.</summary>
     public IReadOnlyList<string> Stop { get; init; } = [];
+
+    /// <summary>The form that the answer must have; null for any.</summary>
+    public TextConstraint? Constraint { get; init; }
+
+    /// <summary>How many likeliest tokens are told with each token, 0 for the token alone; null tells no probabilities.</summary>
+    public int? LogProbabilities { get; init; }
+
+    /// <summary>Whether what follows the same words earlier in the text is tried as what comes next: faster where answers quote, never different.</summary>
+    public bool LooksBack { get; init; } = true;
 }
 
+/// <summary>How likely a token was, by the model's own distribution, and which were likelier.</summary>
+/// <param name="LogProbability">Natural logarithm.</param>
+public sealed record TokenChance(int Token, float LogProbability, IReadOnlyList<(int Token, float LogProbability)> Likeliest);
+
 /// <summary>Chooses tokens for one sequence: the same seed, the same choices, whatever else is in the batch.</summary>
-internal sealed class Sampler(Sampling sampling, int seed)
+/// <param name="ends">Tokens that end an answer.</param>
+internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tokenizer, IReadOnlySet<int> ends)
 {
+    private readonly TextConstraint.Position? _position = sampling.Constraint?.Begin();
     private readonly Random _random = new(sampling.Seed ?? seed);
     private readonly Dictionary<int, int> _generated = [];
     private float[]? _probabilities;
     private int[]? _order;
 
+    /// <summary>True where the form that was asked for is complete: nothing may follow.</summary>
+    public bool Complete => _position?.Complete == true;
+
+    /// <summary>Of the token that was chosen last, where it was asked for.</summary>
+    public TokenChance? Chance { get; private set; }
+
     /// <param name="logits">[vocabulary]; changed.</param>
     /// <param name="prompt">Tokens before the answer.</param>
-    public int Next(Span<float> logits, IReadOnlyList<int> prompt)
+    /// <param name="left">Tokens that the answer may still have, this one among them.</param>
+    public int Next(Span<float> logits, IReadOnlyList<int> prompt, int left)
     {
+        float[]? own = sampling.LogProbabilities is null ? null : logits.ToArray();
         Penalize(logits, prompt);
+        _position?.Mask(logits, ends, left);
         int token = sampling.Temperature <= 0 ? TensorPrimitives.IndexOfMax<float>(logits) : Draw(logits);
         _generated[token] = _generated.GetValueOrDefault(token) + 1;
+        if (_position is not null && !ends.Contains(token))
+        {
+            _position.Advance(tokenizer.Bytes(token));
+        }
+        Chance = own is null ? null : ChanceOf(token, own);
         return token;
+    }
+
+    private TokenChance ChanceOf(int token, float[] logits)
+    {
+        float most = TensorPrimitives.Max<float>(logits), sum = 0;
+        foreach (float logit in logits)
+        {
+            sum += MathF.Exp(logit - most);
+        }
+        float all = most + MathF.Log(sum);
+        int[] best = [.. Enumerable.Range(0, logits.Length).OrderByDescending(i => logits[i]).ThenBy(i => i).Take(sampling.LogProbabilities!.Value)];
+        return new TokenChance(token, logits[token] - all, [.. best.Select(b => (b, logits[b] - all))]);
     }
 
     private void Penalize(Span<float> logits, IReadOnlyList<int> prompt)

@@ -21,6 +21,12 @@ public enum TensorType
 
     /// <summary>Blocks of 32: a 16-bit scale, a 16-bit minimum and 32 nibbles.</summary>
     Q4_1,
+
+    /// <summary>Blocks of 256: a 16-bit scale and minimum, six bits of both for each 32, and nibbles.</summary>
+    Q4_K,
+
+    /// <summary>Blocks of 256: six bits each, a signed byte of scale for each 16, and a 16-bit scale.</summary>
+    Q6_K,
     I64,
 }
 
@@ -32,6 +38,14 @@ public sealed record StoredTensor(TensorType Type, IReadOnlyList<int> Shape, lon
 
     public int Columns => Shape[^1];
 
+    /// <summary>Numbers that are stored together: a row is a whole number of these.</summary>
+    public static int BlockOf(TensorType type) => type switch
+    {
+        TensorType.Q4_K or TensorType.Q6_K => 256,
+        TensorType.Q8_0 or TensorType.Q4_0 or TensorType.Q4_1 => 32,
+        _ => 1,
+    };
+
     public static long BytesOf(TensorType type, long count) => type switch
     {
         TensorType.F32 => 4 * count,
@@ -39,7 +53,9 @@ public sealed record StoredTensor(TensorType Type, IReadOnlyList<int> Shape, lon
         TensorType.I64 => 8 * count,
         TensorType.Q8_0 => count / 32 * 34,
         TensorType.Q4_0 => count / 32 * 18,
-        _ => count / 32 * 20,
+        TensorType.Q4_1 => count / 32 * 20,
+        TensorType.Q4_K => count / 256 * 144,
+        _ => count / 256 * 210,
     };
 }
 
@@ -96,6 +112,9 @@ public abstract class TensorFile : IDisposable
             case TensorType.I64:
                 TensorPrimitives.ConvertTruncating<long, float>(MemoryMarshal.Cast<byte, long>(bytes), values);
                 break;
+            case TensorType.Q6_K:
+                Sixes(bytes, values);
+                break;
             default:
                 Unpack(tensor.Type, bytes, values);
                 break;
@@ -115,26 +134,69 @@ public abstract class TensorFile : IDisposable
         ? throw new InvalidDataException($"{Path}: {length} bytes at {offset} lie outside the file of {Length}.")
         : new ReadOnlySpan<byte>(_start + offset, (int)length);
 
+    /// <summary>The 32 nibbles of a block, one a byte, in their order.</summary>
+    /// <param name="index">Of the block of 32, from the tensor's first.</param>
+    /// <returns>A number is its nibble by the scale, plus the minimum.</returns>
+    internal static (float Scale, float Minimum) Nibbles(TensorType type, ReadOnlySpan<byte> bytes, long index, Span<byte> nibbles)
+    {
+        if (type == TensorType.Q4_K)
+        {
+            int size = (int)StoredTensor.BytesOf(type, 256), part = (int)(index % 8);
+            ReadOnlySpan<byte> block = bytes.Slice((int)(index / 8) * size, size), sixes = block.Slice(4, 12), pairs = block.Slice(16 + (part / 2 * 32), 32);
+            for (int i = 0; i < 32; i++)
+            {
+                nibbles[i] = (byte)(part % 2 == 0 ? pairs[i] & 15 : pairs[i] >> 4);
+            }
+            int scale = part < 4 ? sixes[part] & 63 : (sixes[part + 4] & 15) | (sixes[part - 4] >> 6 << 4);
+            int minimum = part < 4 ? sixes[part + 4] & 63 : (sixes[part + 4] >> 4) | (sixes[part] >> 6 << 4);
+            return ((float)BitConverter.ToHalf(block) * scale, -(float)BitConverter.ToHalf(block[2..]) * minimum);
+        }
+        int length = (int)StoredTensor.BytesOf(type, 32);
+        ReadOnlySpan<byte> from = bytes.Slice((int)index * length, length);
+        for (int i = 0; i < 16; i++)
+        {
+            nibbles[i] = (byte)(from[length - 16 + i] & 15);
+            nibbles[16 + i] = (byte)(from[length - 16 + i] >> 4);
+        }
+        float step = (float)BitConverter.ToHalf(from);
+        return (step, type == TensorType.Q4_1 ? (float)BitConverter.ToHalf(from[2..]) : -8 * step);
+    }
+
     private static void Unpack(TensorType type, ReadOnlySpan<byte> bytes, Span<float> values)
     {
-        int size = (int)StoredTensor.BytesOf(type, 32), at = 0;
-        for (int b = 0; b < values.Length; b += 32, at += size)
+        Span<byte> nibbles = stackalloc byte[32];
+        for (int b = 0; b < values.Length / 32; b++)
         {
-            float scale = (float)BitConverter.ToHalf(bytes[at..]);
+            Span<float> to = values.Slice(b * 32, 32);
             if (type == TensorType.Q8_0)
             {
+                float step = (float)BitConverter.ToHalf(bytes[(b * 34)..]);
                 for (int i = 0; i < 32; i++)
                 {
-                    values[b + i] = scale * (sbyte)bytes[at + 2 + i];
+                    to[i] = step * (sbyte)bytes[(b * 34) + 2 + i];
                 }
                 continue;
             }
-            float minimum = type == TensorType.Q4_1 ? (float)BitConverter.ToHalf(bytes[(at + 2)..]) : -8 * scale;
-            ReadOnlySpan<byte> nibbles = bytes.Slice(at + size - 16, 16);
-            for (int i = 0; i < 16; i++)
+            var (scale, minimum) = Nibbles(type, bytes, b, nibbles);
+            for (int i = 0; i < 32; i++)
             {
-                values[b + i] = (scale * (nibbles[i] & 15)) + minimum;
-                values[b + 16 + i] = (scale * (nibbles[i] >> 4)) + minimum;
+                to[i] = (scale * nibbles[i]) + minimum;
+            }
+        }
+    }
+
+    private static void Sixes(ReadOnlySpan<byte> bytes, Span<float> values)
+    {
+        for (int b = 0; b < values.Length / 256; b++)
+        {
+            ReadOnlySpan<byte> block = bytes.Slice(b * 210, 210);
+            float scale = (float)BitConverter.ToHalf(block[208..]);
+            for (int i = 0; i < 256; i++)
+            {
+                // Two halves of 128: 64 bytes of low nibbles, the second 64 numbers in their upper halves, and 32 bytes of four times two bits.
+                int half = i / 128, within = i % 128, low = block[(half * 64) + (within % 64)];
+                int number = (within < 64 ? low & 15 : low >> 4) | ((block[128 + (half * 32) + (within % 32)] >> (within / 32 * 2) & 3) << 4);
+                values[(b * 256) + i] = scale * (sbyte)block[192 + (i / 16)] * (number - 32);
             }
         }
     }

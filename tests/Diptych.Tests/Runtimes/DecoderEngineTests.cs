@@ -38,6 +38,22 @@ public sealed class DecoderEngineTests
         Assert.True(tight.Engine.Snapshot().Preemptions > 0, $"{tight.Engine.Snapshot()}");
     }
 
+    [Theory]
+    [InlineData(0f)]
+    [InlineData(0.8f)]
+    public async Task Looking_back_says_the_same_in_fewer_steps(float temperature)
+    {
+        using var model = Open(64 << 20);
+        const string question = "Repeat this sentence three times: The keeper of the old lighthouse climbs one hundred and ninety-nine stairs each night to light the lamp.";
+        var sampling = new Sampling { MaxTokens = 90, Temperature = temperature, Seed = 3, LooksBack = false };
+        var plain = await AnswerAsync(model, question, sampling);
+        Assert.Equal(0, model.Engine.Snapshot().GuessedTokens);
+        Assert.Equal(plain, await AnswerAsync(model, question, sampling with { LooksBack = true }));
+        EngineSnapshot after = model.Engine.Snapshot();
+        Assert.True(after.GuessedRight >= 10, $"{after}");
+        Assert.True(after.GuessedRight <= after.GuessedTokens && after.BlocksUsed <= 8, $"{after}");
+    }
+
     [Fact]
     public async Task A_cancelled_answer_gives_its_memory_back_and_a_too_long_prompt_is_refused()
     {
