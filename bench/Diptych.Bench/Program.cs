@@ -2,7 +2,7 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|lexical|postgres|serve|llm|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|lexical|postgres|serve|llm|tune|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -17,6 +17,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["postgres"] = PostgresSpeed.RunAsync,
     ["serve"] = ServeSpeed.RunAsync,
     ["llm"] = LlmSpeed.RunAsync,
+    ["tune"] = TuneQuality.RunAsync,
 };
 if (what != "all" && !benches.ContainsKey(what))
 {

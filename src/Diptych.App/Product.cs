@@ -4,6 +4,7 @@ using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
 using Diptych.Engine.Ingestion;
 using Diptych.Engine.Search;
+using Diptych.Engine.Tuning;
 using Diptych.Index;
 using Diptych.Index.Postgres;
 using Diptych.Index.Sqlite;
@@ -35,6 +36,7 @@ public sealed class Product : IAsyncDisposable
         Ingestor = new Ingestor(store, embedder, images, time, pictures);
         Searcher = new Searcher(store, embedder);
         Evaluator = new Evaluator(Ingestor, Searcher);
+        Tuner = new Tuner(store, embedder, Searcher);
         _answerer = new Lazy<Answerer>(() => new Answerer(Searcher, store, embedder, ChatClient(llm, time, target) ?? (llm.Model is null ? null : LanguageModel), llm.Images && llm.Endpoint is not null));
     }
 
@@ -52,6 +54,8 @@ public sealed class Product : IAsyncDisposable
     public Searcher Searcher { get; }
 
     public Evaluator Evaluator { get; }
+
+    public Tuner Tuner { get; }
 
     public Answerer Answerer => _answerer.Value;
 
@@ -76,7 +80,8 @@ public sealed class Product : IAsyncDisposable
             await load;
             IPictureReader? pictures = reader is null ? null : PpOcr.Open(options.Models().PathOf(reader), inference);
             // Read when somebody first asks: a search need not wait for it.
-            var languageModel = new Lazy<LocalModel?>(() => OpenLanguageModel(options, inference, time));
+            var reading = new PictureReading(inference, images, preparation, options.StarterModel);
+            var languageModel = new Lazy<LocalModel?>(() => OpenLanguageModel(options, inference, reading, time));
             return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Objectives()[Lane.Generate].Target);
         }
         catch
@@ -101,7 +106,7 @@ public sealed class Product : IAsyncDisposable
     }
 
     /// <summary>Opens the decoder that writes in this process. Its weights are read here, and its memory is entered in the ledger.</summary>
-    private static LocalModel? OpenLanguageModel(DiptychOptions options, InferenceService inference, TimeProvider time)
+    private static LocalModel? OpenLanguageModel(DiptychOptions options, InferenceService inference, PictureReading reading, TimeProvider time)
     {
         if (options.Llm.Endpoint is not null || options.Llm.Model == "none")
         {
@@ -120,7 +125,7 @@ public sealed class Product : IAsyncDisposable
         inference.Hold(MemoryKind.Weights, chosen.Name, chosen.Bytes + (chosen.Bytes / 4));
         inference.Hold(MemoryKind.KeyValues, chosen.Name, cache);
         var adapters = folder.List().Where(m => m.Kind == ModelKind.Adapter).ToDictionary(m => m.Name, folder.PathOf);
-        return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time, adapters);
+        return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time, adapters, reading);
     }
 
     private static IChatClient? ChatClient(LlmOptions llm, TimeProvider time, TimeSpan target)

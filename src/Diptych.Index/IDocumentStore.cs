@@ -85,6 +85,27 @@ public interface IDocumentStore : IDisposable
     /// <summary>In how many passages of the collection each word occurs, and how many passages there are.</summary>
     (IReadOnlyDictionary<string, int> Frequencies, int Passages) WordFrequencies(string collection, IReadOnlyList<string> words);
 
+    /// <summary>Keeps what was said of hits.</summary>
+    /// <exception cref="NotFoundException">There is no such collection.</exception>
+    void AddFeedback(string collection, IReadOnlyList<Feedback> feedback);
+
+    /// <summary>What was said of the collection's hits, in its order.</summary>
+    IReadOnlyList<Feedback> Feedback(string collection);
+
+    /// <summary>Keeps what was learnt as the next version.</summary>
+    /// <param name="active">Whether searches are to use it from now on, in place of another.</param>
+    /// <exception cref="NotFoundException">There is no such collection.</exception>
+    Tuning SaveTuning(string collection, byte[] adapter, double before, double after, bool active);
+
+    /// <summary>What was learnt, the latest first.</summary>
+    IReadOnlyList<Tuning> Tunings(string collection);
+
+    Tuning? ActiveTuning(string collection);
+
+    /// <summary>Lets searches use a version, or none (0).</summary>
+    /// <exception cref="NotFoundException">There is no such collection, or version.</exception>
+    void ActivateTuning(string collection, int version);
+
     /// <summary>Makes everything anew that is derived from the documents: word index, vector graphs.</summary>
     void Repair();
 

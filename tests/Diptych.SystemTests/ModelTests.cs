@@ -79,11 +79,36 @@ public sealed class ModelTests : IDisposable
                 const adapted = await client.chat.completions.create({ model: "smollm2:captions", messages, temperature: 0, max_tokens: 24 });
                 let missing = 0;
                 try { await client.chat.completions.create({ model: "smollm2:none", messages }); } catch (e) { missing = e.status; }
+                const schema = { type: "object", properties: { city: { type: "string" }, population: { type: "integer", minimum: 0 } }, required: ["city", "population"], additionalProperties: false };
+                const shaped = await client.chat.completions.create({ model: "smollm2", messages, max_tokens: 80, response_format: { type: "json_schema", json_schema: { name: "city", schema, strict: true } } });
+                const tools = [{ type: "function", function: { name: "get_weather", description: "Weather of a city", parameters: { type: "object", properties: { city: { enum: ["Paris", "Rome"] } }, required: ["city"] } } }];
+                const called = await client.chat.completions.create({ model: "smollm2", messages, tools, tool_choice: "required", max_tokens: 60 });
+                const calling = [];
+                for await (const part of await client.chat.completions.create({ model: "smollm2", messages, tools, tool_choice: { type: "function", function: { name: "get_weather" } }, max_tokens: 60, stream: true })) {
+                  calling.push(part.choices[0]);
+                }
+                const toldBack = await client.chat.completions.create({ model: "smollm2", max_tokens: 12, messages: [...messages, called.choices[0].message, { role: "tool", tool_call_id: called.choices[0].message.tool_calls[0].id, content: "22 degrees" }], tools });
+                const several = await client.chat.completions.create({ model: "smollm2", messages, n: 3, temperature: 1.2, seed: 4, max_tokens: 12, logprobs: true, top_logprobs: 2 });
+                const pattern = await client.chat.completions.create({ model: "smollm2", messages, guided_regex: "(Paris|Rome), [A-Z][a-z]{3,9}", max_tokens: 20 });
+                const response = await client.responses.create({ model: "smollm2", input: "What is the capital of France?", temperature: 0, max_output_tokens: 24 });
+                let streamed = "", kinds = new Set();
+                for await (const event of await client.responses.create({ model: "smollm2", input: [{ role: "user", content: [{ type: "input_text", text: "What is the capital of France?" }] }], temperature: 0, max_output_tokens: 24, stream: true })) {
+                  kinds.add(event.type); if (event.type === "response.output_text.delta") streamed += event.delta;
+                }
+                const picture = { type: "image_url", image_url: { url: "data:image/png;base64," + (await import("node:fs")).readFileSync(process.argv[3]).toString("base64") } };
+                const seen = await client.chat.completions.create({ model: "smollm2:captions", messages: [{ role: "user", content: [picture, { type: "text", text: "Describe this image." }] }], temperature: 0, max_tokens: 30 });
+                const status = async body => { try { await client.chat.completions.create({ model: "smollm2", messages, ...body }); return 200; } catch (e) { return e.status; } };
+                const wrong = [
+                  await status({ response_format: { type: "json_schema", json_schema: { name: "x", schema: { type: "integer", multipleOf: 7 } } } }), await status({ n: 99 }), await status({ tools, tool_choice: "sometimes" }),
+                  await status({ messages: [{ role: "user", content: [picture] }] }), await status({ model: "smollm2:captions", messages: [{ role: "user", content: [{ type: "image_url", image_url: { url: "http://127.0.0.1:9/x.png" } }] }] }),
+                ];
                 let refused = 0;
                 try { await client.chat.completions.create({ model: "gpt", messages }); } catch (e) { refused = e.status; }
-                console.log(JSON.stringify({ whole: whole.choices[0].message.content, text, finish, usage, plain: plain.choices[0].text, same: four.every(f => f.choices[0].message.content === text), refused, missing, differs: adapted.choices[0].message.content !== text }));
+                console.log(JSON.stringify({ whole: whole.choices[0].message.content, text, finish, usage, plain: plain.choices[0].text, same: four.every(f => f.choices[0].message.content === text), refused, missing, differs: adapted.choices[0].message.content !== text,
+                  shaped: JSON.parse(shaped.choices[0].message.content), call: called.choices[0], callArguments: JSON.parse(called.choices[0].message.tool_calls[0].function.arguments), calling: calling.filter(c => c?.delta?.tool_calls).map(c => c.delta.tool_calls[0].function.name), callFinish: calling.at(-1).finish_reason, toldBack: toldBack.choices[0].message.content.length,
+                  several: several.choices.map(c => c.message.content), chances: several.choices[0].logprobs.content.map(c => [c.logprob, c.top_logprobs.length]), pattern: pattern.choices[0].message.content, response: response.output_text, streamed, kinds: [...kinds], seen: seen.choices[0].message.content, wrong }));
                 """);
-            var run = await Host.RunAsync("node", ["check.mjs", url], directory: folder);
+            var run = await Host.RunAsync("node", ["check.mjs", url, Path.Combine(Host.Samples, "photos", "coffee.png")], directory: folder);
             Assert.True(run.ExitCode == 0, run.Error);
             using var said = JsonDocument.Parse(run.Output);
             JsonElement r = said.RootElement;
@@ -92,6 +117,20 @@ public sealed class ModelTests : IDisposable
             Assert.Equal(("stop", 404, true), (r.GetProperty("finish").GetString(), r.GetProperty("refused").GetInt32(), r.GetProperty("same").GetBoolean()));
             Assert.Equal((404, true), (r.GetProperty("missing").GetInt32(), r.GetProperty("differs").GetBoolean()));
             Assert.StartsWith(" Paris", r.GetProperty("plain").GetString(), StringComparison.Ordinal);
+            Assert.NotEmpty(r.GetProperty("shaped").GetProperty("city").GetString()!);
+            Assert.True(r.GetProperty("shaped").GetProperty("population").GetInt64() >= 0);
+            Assert.Equal("tool_calls", r.GetProperty("call").GetProperty("finish_reason").GetString());
+            Assert.True(r.GetProperty("callArguments").GetProperty("city").GetString() is "Paris" or "Rome");
+            Assert.Equal(("get_weather", "tool_calls"), (r.GetProperty("calling")[0].GetString(), r.GetProperty("callFinish").GetString()));
+            Assert.True(r.GetProperty("toldBack").GetInt32() > 0);
+            Assert.Equal(3, r.GetProperty("several").EnumerateArray().Select(s => s.GetString()).Distinct().Count());
+            Assert.All(r.GetProperty("chances").EnumerateArray(), c => Assert.True(c[0].GetDouble() <= 0 && c[1].GetInt32() == 2));
+            Assert.Matches("^(Paris|Rome), [A-Z][a-z]{3,9}$", r.GetProperty("pattern").GetString()!);
+            Assert.Contains("Paris", r.GetProperty("response").GetString(), StringComparison.Ordinal);
+            Assert.Equal(r.GetProperty("response").GetString(), r.GetProperty("streamed").GetString());
+            Assert.Superset(new HashSet<string?>(["response.created", "response.output_text.done", "response.completed"]), r.GetProperty("kinds").EnumerateArray().Select(k => k.GetString()).ToHashSet());
+            Assert.StartsWith("A ", r.GetProperty("seen").GetString(), StringComparison.Ordinal);
+            Assert.All(r.GetProperty("wrong").EnumerateArray(), s => Assert.Equal(400, s.GetInt32()));
             Assert.Equal(37, r.GetProperty("usage").GetProperty("prompt_tokens").GetInt32());
             Assert.True(r.GetProperty("usage").GetProperty("prompt_tokens_details").GetProperty("cached_tokens").GetInt32() >= 32);
         }

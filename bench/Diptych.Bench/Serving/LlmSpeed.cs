@@ -1,34 +1,183 @@
-using Diptych.Runtimes.Decoding;
+using Diptych.Inference.Simulation;
 
 namespace Diptych.Bench.Serving;
 
-/// <summary>The decoder alone: tokens a second of one answer, and of a long prompt.</summary>
+/// <summary>The decoder engine behind its API, beside llama.cpp's server: same model, threads, prompts and client, one after the other.</summary>
 internal static class LlmSpeed
 {
-    public static Task RunAsync(Report report)
+    private const double FirstToken = 1, BetweenTokens = 0.1;
+    private static int _seed;
+
+    public static async Task RunAsync(Report report)
     {
-        using Decoder decoder = Decoder.Open(Path.Combine(Report.Shared, "models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"));
-        using var team = new CoreTeam(Environment.ProcessorCount);
-        using var cache = new KeyValueBlocks(decoder.Config, 128);
-        List<int> blocks = [.. Enumerable.Range(0, 128).Select(_ => cache.Take())];
-        int[] prompt = [.. Enumerable.Range(0, 512).Select(i => 100 + (i * 37 % 40000))];
-        for (int i = 0; i < 4; i++)
+        string data = Directory.CreateTempSubdirectory("diptych-llm-").FullName;
+        try
         {
-            decoder.Forward([new Stretch(prompt, 0, blocks)], cache, team);
-        }
-        double prefill = Report.Time(() => decoder.Forward([new Stretch(prompt, 0, blocks)], cache, team));
-        for (int i = 0; i < 30; i++)
-        {
-            decoder.Forward([new Stretch([77], 512 + i, blocks)], cache, team);
-        }
-        double decode = Report.Time(() =>
-        {
-            for (int i = 0; i < 60; i++)
+            await using LlmServer llama = await LlmServer.LlamaAsync();
+            await using LlmServer ours = await LlmServer.OursAsync(data);
+            for (int i = 0; i < 6; i++)
             {
-                decoder.Forward([new Stretch([77], 542 + i, blocks)], cache, team);
+                // Until the code that runs is the code that stays.
+                await ours.CompleteAsync(Text(600), 60);
+                await llama.CompleteAsync(Text(60), 20);
             }
-        });
-        report.Row("SmolLM2-135M (Q4_1): prompt tokens/s, decode tokens/s", $"{Report.Number(512 / prefill, "0")}, {Report.Number(60 / decode, "0")}", "", true);
-        return Task.CompletedTask;
+            await OneAsync(report, ours, llama);
+            await TogetherAsync(report, ours, llama);
+            await BesidePromptsAsync(report, ours, llama);
+            await PrefixAsync(report, ours);
+            await RateAsync(report, ours, llama);
+        }
+        finally
+        {
+            Directory.Delete(data, recursive: true);
+        }
+        await LlmFeatures.RunAsync(report);
+    }
+
+    private static async Task OneAsync(Report report, LlmServer ours, LlmServer llama)
+    {
+        var decode = new Dictionary<LlmServer, List<double>> { [ours] = [], [llama] = [] };
+        var prompts = new Dictionary<LlmServer, List<double>> { [ours] = [], [llama] = [] };
+        for (int i = 0; i < 5; i++)
+        {
+            foreach (LlmServer server in new[] { ours, llama })
+            {
+                decode[server].Add((await server.CompleteAsync(Text(20), 160)).TokensPerSecond);
+                LlmServer.Streamed prompt = await server.CompleteAsync(Text(1500), 1);
+                prompts[server].Add(prompt.Read / prompt.First);
+            }
+        }
+        double a = Report.Median(decode[ours]), b = Report.Median(decode[llama]), c = Report.Median(prompts[ours]), d = Report.Median(prompts[llama]);
+        report.Row("Decoding, one answer, tokens/s", $"{Report.Number(a, "0")} ({Report.Number(a / b, "0.00")} x)", $">= 1.0 x llama-server {Report.Number(b, "0")}", a >= b);
+        report.Row("Prompt of 1,500 tokens, tokens/s", $"{Report.Number(c, "0")} ({Report.Number(c / d, "0.00")} x)", $">= 1.0 x llama-server {Report.Number(d, "0")}", c >= d);
+    }
+
+    /// <summary>Lengths of Azure's conversations, as many at a time as said, always the next when one ends.</summary>
+    private static async Task TogetherAsync(Report report, LlmServer ours, LlmServer llama)
+    {
+        TracedRequest[] requests = [.. Conversations().Where(r => r.InputTokens is >= 16 and <= 1500 && r.OutputTokens is >= 16 and <= 400).Take(24)];
+        foreach (int together in new[] { 8, 16 })
+        {
+            async Task<double> AggregateAsync(LlmServer server)
+            {
+                string[] prompts = [.. requests.Select(r => Text(r.InputTokens))];
+                int next = -1, written = 0;
+                long start = TimeProvider.System.GetTimestamp();
+                await Task.WhenAll(Enumerable.Range(0, together).Select(async _ =>
+                {
+                    while (Interlocked.Increment(ref next) is var mine && mine < requests.Length)
+                    {
+                        Interlocked.Add(ref written, (await server.CompleteAsync(prompts[mine], requests[mine].OutputTokens)).Written);
+                    }
+                }));
+                return written / TimeProvider.System.GetElapsedTime(start).TotalSeconds;
+            }
+            double a = await AggregateAsync(ours), b = await AggregateAsync(llama);
+            report.Row($"{together} at a time, Azure conversation lengths, tokens written/s", $"{Report.Number(a, "0")} ({Report.Number(a / b, "0.00")} x)", $">= 1.25 x llama-server {Report.Number(b, "0")}", a >= 1.25 * b);
+        }
+    }
+
+    private static async Task BesidePromptsAsync(Report report, LlmServer ours, LlmServer llama)
+    {
+        async Task<(double Alone, double Beside)> P99Async(LlmServer server)
+        {
+            double[] at = new double[2];
+            for (int beside = 0; beside < 2; beside++)
+            {
+                using var stop = new CancellationTokenSource();
+                Task<LlmServer.Streamed>[] running = [.. Enumerable.Range(0, 4).Select(_ => server.CompleteAsync(Text(100), 300))];
+                Task prompts = Task.Run(async () =>
+                {
+                    while (beside == 1 && !stop.IsCancellationRequested)
+                    {
+                        await server.CompleteAsync(Text(1500), 1);
+                        await Task.Delay(TimeSpan.FromSeconds(0.5), TimeProvider.System);
+                    }
+                });
+                LlmServer.Streamed[] answers = await Task.WhenAll(running);
+                await stop.CancelAsync();
+                await prompts;
+                double[] gaps = [.. answers.SelectMany(a => a.Gaps).Order()];
+                at[beside] = gaps[gaps.Length * 99 / 100] * 1000;
+            }
+            return (at[0], at[1]);
+        }
+        var (alone, beside) = await P99Async(ours);
+        var (other, otherBeside) = await P99Async(llama);
+        report.Row("Time between tokens of 4 answers while 1,500-token prompts arrive, p99 ms", $"{Report.Number(beside, "0.0")} ({Report.Number(beside / alone, "0.00")} x undisturbed)",
+            $"<= 2 x undisturbed {Report.Number(alone, "0.0")}; llama-server {Report.Number(otherBeside, "0.0")} ({Report.Number(otherBeside / other, "0.00")} x)", beside <= 2 * alone);
+    }
+
+    private static async Task PrefixAsync(Report report, LlmServer ours)
+    {
+        var shares = new List<double>();
+        for (int i = 0; i < 5; i++)
+        {
+            string prefix = Text(1000);
+            double first = (await ours.CompleteAsync($"{prefix} What is that?", 4)).First, second = (await ours.CompleteAsync($"{prefix} Why is it so?", 4)).First;
+            shares.Add(second / first);
+        }
+        double share = Report.Median(shares);
+        report.Row("Known beginning of 1,000 tokens: time to first token, of the first request's", Report.Number(share), "<= 0.1", share <= 0.1);
+    }
+
+    /// <summary>Arrivals of the conversation trace, lengths an eighth of the real ones, sped up until the hundredth answer is late.</summary>
+    private static async Task RateAsync(Report report, LlmServer ours, LlmServer llama)
+    {
+        const double Seconds = 20;
+        IReadOnlyList<TracedRequest> all = Conversations();
+        async Task<double> AttainmentAsync(LlmServer server, double rate)
+        {
+            TracedRequest[] requests = [.. all.Take((int)(rate * Seconds))];
+            double stretch = Seconds / requests[^1].Seconds;
+            string[] prompts = [.. requests.Select(r => Text(Math.Clamp(r.InputTokens / 8, 4, 240)))];
+            long start = TimeProvider.System.GetTimestamp();
+            bool[] kept = await Task.WhenAll(requests.Select(async (r, i) =>
+            {
+                TimeSpan wait = TimeSpan.FromSeconds(r.Seconds * stretch) - TimeProvider.System.GetElapsedTime(start);
+                await Task.Delay(wait > TimeSpan.Zero ? wait : TimeSpan.Zero, TimeProvider.System);
+                double late = TimeProvider.System.GetElapsedTime(start).TotalSeconds - (r.Seconds * stretch);
+                LlmServer.Streamed answer;
+                try
+                {
+                    answer = await server.CompleteAsync(prompts[i], Math.Clamp(r.OutputTokens / 8, 2, 60));
+                }
+                catch (HttpRequestException error)
+                {
+                    // Refused or dropped: missed, and said.
+                    await Console.Error.WriteLineAsync($"{server.Name} at {rate:0.0}/s: {error.Message}");
+                    return false;
+                }
+                double[] gaps = [.. answer.Gaps.Order()];
+                return answer.First + late <= FirstToken && (gaps.Length == 0 || gaps[gaps.Length * 99 / 100] <= BetweenTokens);
+            }));
+            return kept.Average(k => k ? 1.0 : 0);
+        }
+        async Task<double> HighestAsync(LlmServer server)
+        {
+            double low = 0;
+            for (double rate = 1; rate <= 64; rate *= 1.3)
+            {
+                if (await AttainmentAsync(server, rate) < 0.99)
+                {
+                    break;
+                }
+                low = rate;
+            }
+            return low;
+        }
+        double a = await HighestAsync(ours), b = await HighestAsync(llama);
+        report.Row("Highest rate with 99 % in time (first token 1 s, between tokens 100 ms), conversation trace at 1/8 of its lengths, requests/s",
+            $"{Report.Number(a, "0.0")} ({Report.Number(a / b, "0.00")} x)", $">= 1.5 x llama-server {Report.Number(b, "0.0")}", a >= 1.5 * b);
+    }
+
+    private static IReadOnlyList<TracedRequest> Conversations() => Traces.Azure(Directory.GetFiles(Path.Combine(Report.Shared, "traces"), "*conv*.csv", SearchOption.AllDirectories).Order(StringComparer.Ordinal).First());
+
+    /// <summary>Words of about so many tokens, new each time.</summary>
+    public static string Text(int tokens)
+    {
+        var random = new Random(Interlocked.Increment(ref _seed));
+        string[] words = "time year people way day man thing woman life child world school state family student group country problem hand part place case week company system program question work government number night point home water room mother area money story fact month lot right study book eye job word business issue side kind head house service friend father power hour game line end member law car city name team".Split(' ');
+        return string.Join(' ', Enumerable.Range(0, Math.Max(1, tokens)).Select(_ => words[random.Next(words.Length)]));
     }
 }

@@ -50,6 +50,8 @@ internal static class CommandLine
         root.Subcommands.Add(BackupCommand.Build());
         root.Subcommands.Add(RestoreCommand.Build());
         root.Subcommands.Add(ModelsCommand.Build());
+        root.Subcommands.Add(TuneCommand.BuildFeedback());
+        root.Subcommands.Add(TuneCommand.Build());
         root.Subcommands.Add(EvalCommand.Build());
         root.Subcommands.Add(BenchCommand.Build());
         root.Subcommands.Add(TopCommand.Build());

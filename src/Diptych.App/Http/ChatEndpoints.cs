@@ -1,7 +1,5 @@
-using System.ComponentModel;
 using System.Text;
 using System.Text.Json;
-using System.Text.Json.Serialization;
 using Diptych.Core;
 using Diptych.Runtimes.Decoding;
 
@@ -15,225 +13,250 @@ internal static class ChatEndpoints
         RouteGroupBuilder group = app.MapGroup("/v1").WithTags("OpenAI").ProducesProblem(400).ProducesProblem(404).ProducesProblem(429);
         group.MapPost("/chat/completions", ChatAsync).WithSummary("Answers a conversation (OpenAI's dialect)").Produces<ChatCompletion>();
         group.MapPost("/completions", CompleteAsync).WithSummary("Goes on with a text (OpenAI's dialect)").Produces<TextCompletion>();
+        group.MapPost("/responses", ResponseEndpoint.RespondAsync).WithSummary("Answers a conversation (OpenAI's newer dialect)").Produces<OpenAiResponse>();
     }
 
-    private static async Task<IResult> ChatAsync(ChatRequest body, HttpContext http, Product product, TimeProvider time, CancellationToken cancellation)
+    /// <summary>The model, or "model:adapter".</summary>
+    public static (LocalModel Model, string? Adapter) Model(Product product, string name)
     {
-        var (model, adapter) = Model(product, body.Model);
-        if (body.Messages.Count == 0)
+        string[] parts = name.Split(':', 2);
+        return product.LanguageModel is { } model && model.Name == parts[0]
+            ? (model, parts.Length == 2 ? parts[1] : null)
+            : throw new NotFoundException($"There is no language model '{parts[0]}' in this process. {(product.LanguageModel is { } has ? $"Use {has.Name}." : "Add one with: diptych models add DIR")}");
+    }
+
+    /// <summary>A string, or parts of text.</summary>
+    public static string Words(JsonElement? content) => content switch
+    {
+        null or { ValueKind: JsonValueKind.Null } => "",
+        { ValueKind: JsonValueKind.String } text => text.GetString()!,
+        { ValueKind: JsonValueKind.Array } parts => string.Concat(parts.EnumerateArray().Select(part => part.ValueKind == JsonValueKind.Object && part.TryGetProperty("text", out JsonElement text) && text.ValueKind == JsonValueKind.String
+            ? text.GetString()
+            : throw new InvalidRequestException("A part is {\"type\": \"text\", \"text\": …}, or in a user's turn {\"type\": \"image_url\", \"image_url\": {\"url\": …}}."))),
+        _ => throw new InvalidRequestException("content is a string, or a list of parts."),
+    };
+
+    /// <summary>The conversation as the model's format knows it: calls and what they answered are written out, pictures fetched.</summary>
+    public static async Task<List<ChatTurn>> TurnsAsync(IReadOnlyList<ChatRequestMessage> messages, string? told, UrlSource urls, CancellationToken cancellation)
+    {
+        if (messages.Count == 0)
         {
             throw new InvalidRequestException("messages is empty.");
         }
-        int[] prompt = model.Write(body.Messages.Select(m => new ChatTurn(m.Role is "system" or "user" or "assistant" or "developer"
-            ? m.Role == "developer" ? "system" : m.Role
-            : throw new InvalidRequestException($"'{m.Role}' is no role: system, user or assistant."), Words(m.Content))));
+        var turns = new List<ChatTurn>();
+        foreach (ChatRequestMessage m in messages)
+        {
+            turns.Add(m.Role switch
+            {
+                "system" or "developer" => new ChatTurn("system", Words(m.Content)),
+                "user" => await UserAsync(m.Content, urls, cancellation),
+                "assistant" => new ChatTurn("assistant", m.ToolCalls is { Count: > 0 } calls ? string.Join('\n', calls.Select(c => $"{{\"name\": {JsonSerializer.Serialize(c.Function.Name)}, \"arguments\": {c.Function.Arguments}}}")) : Words(m.Content)),
+                "tool" => new ChatTurn("user", $"The function answered: {Words(m.Content)}"),
+                _ => throw new InvalidRequestException($"'{m.Role}' is no role: system, user, assistant or tool."),
+            });
+        }
+        if (told is not null)
+        {
+            bool has = turns[0].Role == "system";
+            ChatTurn first = new("system", has ? $"{turns[0].Content}\n\n{told}" : told);
+            turns.RemoveRange(0, has ? 1 : 0);
+            turns.Insert(0, first);
+        }
+        return turns;
+    }
+
+    /// <summary>A turn of words and pictures, in their order.</summary>
+    private static async Task<ChatTurn> UserAsync(JsonElement? content, UrlSource urls, CancellationToken cancellation)
+    {
+        if (content is not { ValueKind: JsonValueKind.Array } parts)
+        {
+            return new ChatTurn("user", Words(content).Replace(ChatTurn.PictureMark, ' '));
+        }
+        var text = new StringBuilder();
+        var pictures = new List<byte[]>();
+        foreach (JsonElement part in parts.EnumerateArray())
+        {
+            if (part.ValueKind == JsonValueKind.Object && part.TryGetProperty("image_url", out JsonElement image))
+            {
+                string? url = image.ValueKind == JsonValueKind.String ? image.GetString() : image.ValueKind == JsonValueKind.Object && image.TryGetProperty("url", out JsonElement inner) ? inner.GetString() : null;
+                pictures.Add(await urls.PictureAsync(url ?? throw new InvalidRequestException("image_url has no url."), cancellation));
+                text.Append(ChatTurn.PictureMark).Append('\n');
+            }
+            else
+            {
+                text.Append(Words(JsonSerializer.SerializeToElement(new[] { part })).Replace(ChatTurn.PictureMark, ' '));
+            }
+        }
+        return new ChatTurn("user", text.ToString(), pictures);
+    }
+
+    private static async Task<IResult> ChatAsync(ChatRequest body, HttpContext http, Product product, UrlSource urls, TimeProvider time, CancellationToken cancellation)
+    {
+        var (model, adapter) = Model(product, body.Model);
+        Tools? tools = Tools.Of(body);
+        Prompt prompt = await model.WriteAsync(await TurnsAsync(body.Messages, tools?.Words, urls, cancellation), adapter, cancellation);
+        Sampling[] samplings = body.ToSamplings(model);
+        if (tools?.Schema is { } schema)
+        {
+            samplings = [.. samplings.Select(s => s with { Constraint = model.SchemaConstraint(schema) })];
+        }
         string id = $"chatcmpl-{Guid.NewGuid():N}";
         long created = time.GetUtcNow().ToUnixTimeSeconds();
-        Sampling sampling = body.ToSampling();
+        ChatCompletion Completion(bool chunk, IReadOnlyList<ChatChoice> choices, CompletionUsage? usage) => new(id, chunk ? "chat.completion.chunk" : "chat.completion", created, body.Model, choices, usage);
         if (!body.Stream)
         {
-            var (text, last) = await WholeAsync(model, prompt, sampling, adapter, cancellation);
-            return Results.Ok(new ChatCompletion(id, "chat.completion", created, body.Model, [new ChatChoice(0, new ChatMessageBody("assistant", text), null, last.Finish)], Usage(last)));
+            Answer[] answers = await Task.WhenAll(samplings.Select(s => WholeAsync(model, prompt, s, adapter, cancellation)));
+            return Results.Ok(Completion(false, [.. answers.Select((a, i) =>
+            {
+                ToolCall? call = tools?.Read(a.Text);
+                return new ChatChoice(i, new ChatMessageBody("assistant", call is null ? a.Text : null, call is null ? null : [call]), null, Chances(model, a.Chances), call is null ? a.Last.Finish : "tool_calls");
+            })], Usage([.. answers.Select(a => a.Last)])));
         }
-        await StreamAsync(http, model, prompt, sampling, adapter, body.StreamOptions?.IncludeUsage == true, (text, finish, usage, first) => new ChatCompletion(
-            id, "chat.completion.chunk", created, body.Model,
-            usage is not null ? [] : [new ChatChoice(0, null, new ChatMessageBody(first ? "assistant" : null, text), finish)], usage), cancellation);
+        var held = new StringBuilder[samplings.Length];
+        var begun = new bool[samplings.Length];
+        await StreamAsync(http, model, prompt, samplings, adapter, body.StreamOptions?.IncludeUsage == true, (index, part) =>
+        {
+            string text = part.Text;
+            string? finish = part.Finish;
+            string? role = begun[index] ? null : "assistant";
+            ToolCall? call = null;
+            if (tools is not null)
+            {
+                // What may be a call is held back until it is one or cannot be.
+                held[index] = (held[index] ?? new StringBuilder()).Append(text);
+                string all = held[index].ToString();
+                if (finish is null && tools.MayBeCall(all))
+                {
+                    return null;
+                }
+                call = tools.Read(all);
+                (text, finish) = call is null ? (all, finish) : ("", "tool_calls");
+                held[index].Clear();
+            }
+            if (text.Length == 0 && finish is null && role is null && part.Chance is null)
+            {
+                return null;
+            }
+            begun[index] = true;
+            var delta = new ChatMessageBody(role, call is null ? text : null, call is null ? null : [call with { Index = 0 }]);
+            return Completion(true, [new ChatChoice(index, null, delta, Chances(model, part.Chance is null ? [] : [part.Chance]), finish)], null);
+        }, usage => Completion(true, [], usage), cancellation);
         return Results.Empty;
     }
 
     private static async Task<IResult> CompleteAsync(CompletionRequest body, HttpContext http, Product product, TimeProvider time, CancellationToken cancellation)
     {
         var (model, adapter) = Model(product, body.Model);
-        int[] prompt = model.Tokenizer.Encode(Words(body.Prompt), specials: true);
+        var prompt = new Prompt(model.Tokenizer.Encode(Words(body.Prompt), specials: true));
+        Sampling[] samplings = body.ToSamplings(model);
         string id = $"cmpl-{Guid.NewGuid():N}";
         long created = time.GetUtcNow().ToUnixTimeSeconds();
+        TextCompletion Completion(IReadOnlyList<TextChoice> choices, CompletionUsage? usage) => new(id, "text_completion", created, body.Model, choices, usage);
         if (!body.Stream)
         {
-            var (text, last) = await WholeAsync(model, prompt, body.ToSampling(), adapter, cancellation);
-            return Results.Ok(new TextCompletion(id, "text_completion", created, body.Model, [new TextChoice(0, text, last.Finish)], Usage(last)));
+            Answer[] answers = await Task.WhenAll(samplings.Select(s => WholeAsync(model, prompt, s, adapter, cancellation)));
+            return Results.Ok(Completion([.. answers.Select((a, i) => new TextChoice(i, a.Text, TextChances(model, a.Chances), a.Last.Finish))], Usage([.. answers.Select(a => a.Last)])));
         }
-        await StreamAsync(http, model, prompt, body.ToSampling(), adapter, body.StreamOptions?.IncludeUsage == true, (text, finish, usage, _) => new TextCompletion(
-            id, "text_completion", created, body.Model, usage is not null ? [] : [new TextChoice(0, text ?? "", finish)], usage), cancellation);
+        await StreamAsync(http, model, prompt, samplings, adapter, body.StreamOptions?.IncludeUsage == true, (index, part) => part.Text.Length == 0 && part.Finish is null && part.Chance is null
+            ? null
+            : Completion([new TextChoice(index, part.Text, TextChances(model, part.Chance is null ? [] : [part.Chance]), part.Finish)], null), usage => Completion([], usage), cancellation);
         return Results.Empty;
     }
 
-    /// <summary>The model, or "model:adapter".</summary>
-    private static (LocalModel Model, LoraAdapter? Adapter) Model(Product product, string name)
-    {
-        string[] parts = name.Split(':', 2);
-        return product.LanguageModel is { } model && model.Name == parts[0]
-            ? (model, parts.Length == 2 ? model.Adapter(parts[1]) : null)
-            : throw new NotFoundException($"There is no language model '{parts[0]}' in this process. {(product.LanguageModel is { } has ? $"Use {has.Name}." : "Add one with: diptych models add DIR")}");
-    }
-
-    private static async Task<(string Text, GeneratedText Last)> WholeAsync(LocalModel model, int[] prompt, Sampling sampling, LoraAdapter? adapter, CancellationToken cancellation)
+    public static async Task<Answer> WholeAsync(LocalModel model, Prompt prompt, Sampling sampling, string? adapter, CancellationToken cancellation)
     {
         var text = new StringBuilder();
+        var chances = new List<TokenChance>();
         GeneratedText? last = null;
         await foreach (GeneratedText part in model.GenerateAsync(prompt, sampling, cancellation, adapter))
         {
             text.Append(part.Text);
+            if (part.Chance is { } chance)
+            {
+                chances.Add(chance);
+            }
             last = part;
         }
-        return (text.ToString(), last!);
+        return new Answer(text.ToString(), last!, chances);
     }
 
+    /// <param name="chunk">What is sent for a piece of an answer; null sends nothing.</param>
     private static async Task StreamAsync(
-        HttpContext http, LocalModel model, int[] prompt, Sampling sampling, LoraAdapter? adapter, bool usage, Func<string?, string?, CompletionUsage?, bool, object> chunk, CancellationToken cancellation)
+        HttpContext http, LocalModel model, Prompt prompt, Sampling[] samplings, string? adapter, bool usage, Func<int, GeneratedText, object?> chunk, Func<CompletionUsage, object> total, CancellationToken cancellation)
     {
-        bool first = true;
-        GeneratedText? last = null;
-        async Task SendAsync(string data)
+        var parts = System.Threading.Channels.Channel.CreateUnbounded<(int Index, GeneratedText Part)>();
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        Task writers = Task.WhenAll(samplings.Select(async (sampling, index) =>
         {
-            await http.Response.WriteAsync($"data: {data}\n\n", cancellation);
-            await http.Response.Body.FlushAsync(cancellation);
-        }
-        await foreach (GeneratedText part in model.GenerateAsync(prompt, sampling, cancellation, adapter))
+            try
+            {
+                await foreach (GeneratedText part in model.GenerateAsync(prompt, sampling, stop.Token, adapter))
+                {
+                    parts.Writer.TryWrite((index, part));
+                }
+            }
+            catch (Exception error)
+            {
+                // The reader gets it below, and the other answers end with it.
+                parts.Writer.TryComplete(error);
+                throw;
+            }
+        })).ContinueWith(done => parts.Writer.TryComplete(done.Exception?.GetBaseException()), CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
+        var last = new GeneratedText[samplings.Length];
+        try
         {
-            if (first)
+            await foreach (var (index, part) in parts.Reader.ReadAllAsync(cancellation))
             {
                 // The stream begins with the first part, so that what cannot be answered is a problem document like any other.
-                http.Response.ContentType = "text/event-stream";
-                http.Response.Headers.CacheControl = "no-cache";
+                last[index] = part;
+                if (chunk(index, part) is { } data)
+                {
+                    await SendAsync(http, JsonSerializer.Serialize(data, Json.Options), cancellation);
+                }
             }
-            last = part;
-            if (part.Text.Length > 0 || part.Finish is not null || first)
-            {
-                await SendAsync(JsonSerializer.Serialize(chunk(part.Text, part.Finish, null, first), Json.Options));
-            }
-            first = false;
+        }
+        finally
+        {
+            await stop.CancelAsync();
+            await writers;
         }
         if (usage)
         {
-            await SendAsync(JsonSerializer.Serialize(chunk(null, null, Usage(last!), false), Json.Options));
+            await SendAsync(http, JsonSerializer.Serialize(total(Usage(last)), Json.Options), cancellation);
         }
-        await SendAsync("[DONE]");
+        await SendAsync(http, "[DONE]", cancellation);
     }
 
-    private static CompletionUsage Usage(GeneratedText last) => new(
-        last.PromptTokens, last.CompletionTokens, last.PromptTokens + last.CompletionTokens, new PromptTokenDetails(last.CachedTokens));
-
-    /// <summary>A string, or parts of text.</summary>
-    private static string Words(JsonElement content) => content.ValueKind switch
+    private static async Task SendAsync(HttpContext http, string data, CancellationToken cancellation)
     {
-        JsonValueKind.String => content.GetString()!,
-        JsonValueKind.Array => string.Concat(content.EnumerateArray().Select(part => part.ValueKind == JsonValueKind.Object && part.TryGetProperty("text", out JsonElement text) && text.ValueKind == JsonValueKind.String
-            ? text.GetString()
-            : throw new InvalidRequestException("This model reads text only: a part is {\"type\": \"text\", \"text\": …}."))),
-        _ => throw new InvalidRequestException("content is a string, or a list of parts."),
-    };
-}
-
-/// <summary>What chat and completions share.</summary>
-public abstract record GenerationRequest
-{
-    public required string Model { get; init; }
-
-    public bool Stream { get; init; }
-
-    public StreamOptions? StreamOptions { get; init; }
-
-    public float? Temperature { get; init; }
-
-    public float? TopP { get; init; }
-
-    [Description("Of the likeliest so many tokens; 0 for all.")]
-    public int? TopK { get; init; }
-
-    [Description("Of tokens at least this share of the likeliest's probability.")]
-    public float? MinP { get; init; }
-
-    public float? RepetitionPenalty { get; init; }
-
-    public float? FrequencyPenalty { get; init; }
-
-    public float? PresencePenalty { get; init; }
-
-    public int? Seed { get; init; }
-
-    public int? MaxTokens { get; init; }
-
-    public int? MaxCompletionTokens { get; init; }
-
-    [Description("A string, or up to four.")]
-    public JsonElement? Stop { get; init; }
-
-    public IReadOnlyDictionary<string, float>? LogitBias { get; init; }
-
-    internal Sampling ToSampling()
-    {
-        if (Temperature is < 0 or > 2 || TopP is <= 0 or > 1 || MaxTokens is < 1 || MaxCompletionTokens is < 1)
+        if (!http.Response.HasStarted)
         {
-            throw new InvalidRequestException("temperature is 0 to 2, top_p above 0 and at most 1, max_tokens at least 1.");
+            http.Response.ContentType = "text/event-stream";
+            http.Response.Headers.CacheControl = "no-cache";
         }
-        return new Sampling
-        {
-            Temperature = Temperature ?? 0.7f,
-            TopP = TopP ?? 1,
-            TopK = TopK ?? 0,
-            MinP = MinP ?? 0,
-            RepetitionPenalty = RepetitionPenalty ?? 1,
-            FrequencyPenalty = FrequencyPenalty ?? 0,
-            PresencePenalty = PresencePenalty ?? 0,
-            Seed = Seed,
-            MaxTokens = MaxCompletionTokens ?? MaxTokens ?? 1024,
-            Stop = Stop switch
-            {
-                null or { ValueKind: JsonValueKind.Null } => [],
-                { ValueKind: JsonValueKind.String } one => [one.GetString()!],
-                { ValueKind: JsonValueKind.Array } several when several.GetArrayLength() <= 4 && several.EnumerateArray().All(s => s.ValueKind == JsonValueKind.String && s.GetString()!.Length > 0) => [.. several.EnumerateArray().Select(s => s.GetString()!)],
-                _ => throw new InvalidRequestException("stop is a string, or up to four."),
-            },
-            Bias = LogitBias?.ToDictionary(
-                b => int.TryParse(b.Key, System.Globalization.CultureInfo.InvariantCulture, out int id) ? id : throw new InvalidRequestException($"logit_bias: '{b.Key}' is no token id."), b => b.Value),
-        };
+        await http.Response.WriteAsync($"data: {data}\n\n", cancellation);
+        await http.Response.Body.FlushAsync(cancellation);
     }
+
+    private static CompletionUsage Usage(IReadOnlyList<GeneratedText> last)
+    {
+        int written = last.Sum(l => l.CompletionTokens);
+        return new CompletionUsage(last[0].PromptTokens, written, last[0].PromptTokens + written, new PromptTokenDetails(last[0].CachedTokens));
+    }
+
+    private static ChatChances? Chances(LocalModel model, IReadOnlyList<TokenChance> chances) => chances.Count == 0 ? null : new ChatChances(
+        [.. chances.Select(c => Chance(model, c.Token, c.LogProbability, [.. c.Likeliest.Select(l => Chance(model, l.Token, l.LogProbability, null))]))]);
+
+    private static ChatChance Chance(LocalModel model, int token, float logProbability, IReadOnlyList<ChatChance>? top)
+    {
+        byte[] bytes = model.Tokenizer.Bytes(token).ToArray();
+        return new ChatChance(Encoding.UTF8.GetString(bytes), logProbability, [.. bytes.Select(b => (int)b)], top);
+    }
+
+    private static TextChances? TextChances(LocalModel model, IReadOnlyList<TokenChance> chances) => chances.Count == 0 ? null : new TextChances(
+        [.. chances.Select(c => model.Tokenizer.Decode([c.Token]))], [.. chances.Select(c => c.LogProbability)],
+        [.. chances.Select(c => (IReadOnlyDictionary<string, float>)c.Likeliest.GroupBy(l => model.Tokenizer.Decode([l.Token]), StringComparer.Ordinal).ToDictionary(g => g.Key, g => g.First().LogProbability, StringComparer.Ordinal))]);
+
+    /// <summary>An answer as a whole.</summary>
+    internal sealed record Answer(string Text, GeneratedText Last, IReadOnlyList<TokenChance> Chances);
 }
-
-/// <summary>The body of POST /v1/chat/completions.</summary>
-[JsonUnmappedMemberHandling(JsonUnmappedMemberHandling.Skip)]
-public sealed record ChatRequest : GenerationRequest
-{
-    public required IReadOnlyList<ChatRequestMessage> Messages { get; init; }
-}
-
-/// <summary>The body of POST /v1/completions.</summary>
-[JsonUnmappedMemberHandling(JsonUnmappedMemberHandling.Skip)]
-public sealed record CompletionRequest : GenerationRequest
-{
-    public required JsonElement Prompt { get; init; }
-}
-
-/// <summary>Whether a stream ends with what it used.</summary>
-[JsonUnmappedMemberHandling(JsonUnmappedMemberHandling.Skip)]
-public sealed record StreamOptions(bool IncludeUsage = false);
-
-/// <summary>A turn as it is sent.</summary>
-[JsonUnmappedMemberHandling(JsonUnmappedMemberHandling.Skip)]
-public sealed record ChatRequestMessage
-{
-    public required string Role { get; init; }
-
-    public required JsonElement Content { get; init; }
-}
-
-/// <summary>A turn as it is answered.</summary>
-public sealed record ChatMessageBody(string? Role, string? Content);
-
-/// <summary>The answer to POST /v1/chat/completions, or a piece of it.</summary>
-public sealed record ChatCompletion(string Id, string Object, long Created, string Model, IReadOnlyList<ChatChoice> Choices, CompletionUsage? Usage);
-
-/// <summary>One answer: whole in the message, or a piece in the delta.</summary>
-public sealed record ChatChoice(int Index, ChatMessageBody? Message, ChatMessageBody? Delta, string? FinishReason);
-
-/// <summary>The answer to POST /v1/completions, or a piece of it.</summary>
-public sealed record TextCompletion(string Id, string Object, long Created, string Model, IReadOnlyList<TextChoice> Choices, CompletionUsage? Usage);
-
-/// <summary>One text.</summary>
-public sealed record TextChoice(int Index, string Text, string? FinishReason);
-
-/// <summary>Tokens that were read and written.</summary>
-public sealed record CompletionUsage(int PromptTokens, int CompletionTokens, int TotalTokens, PromptTokenDetails PromptTokensDetails);
-
-/// <summary>Of the prompt's tokens, those that were known already.</summary>
-public sealed record PromptTokenDetails(int CachedTokens);

@@ -58,6 +58,7 @@ internal static class Server
         OpenAiEndpoints.Map(app);
         InferenceEndpoints.Map(app);
         ChatEndpoints.Map(app);
+        FeedbackEndpoints.Map(app);
         Telemetry.Map(app);
         Web.Page.Map(app);
         return app;

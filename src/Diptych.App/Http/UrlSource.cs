@@ -57,6 +57,30 @@ public sealed class UrlSource : IDisposable
         return new IngestSource(uri.AbsoluteUri, name, c => FetchAsync(uri, c), KeepOriginal: true, null, Metadata.Empty.With("url", uri.AbsoluteUri));
     }
 
+    /// <summary>Fetches a picture: a data URL, or an http or https address within fifteen seconds.</summary>
+    /// <exception cref="InvalidRequestException">It is neither, or cannot be fetched.</exception>
+    public async Task<byte[]> PictureAsync(string url, CancellationToken cancellation)
+    {
+        if (url.StartsWith("data:", StringComparison.OrdinalIgnoreCase))
+        {
+            return Endpoints.Base64(url);
+        }
+        if (!Uri.TryCreate(url, UriKind.Absolute, out Uri? uri) || uri.Scheme is not ("http" or "https"))
+        {
+            throw new InvalidRequestException("A picture's url is a data: URL, or an http or https address.");
+        }
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        limit.CancelAfter(TimeSpan.FromSeconds(15));
+        try
+        {
+            return await FetchAsync(uri, limit.Token);
+        }
+        catch (Exception error) when (error is HttpRequestException or UnreadableException || (error is OperationCanceledException && !cancellation.IsCancellationRequested))
+        {
+            throw new InvalidRequestException($"The picture at {uri} cannot be fetched: {(error is OperationCanceledException ? "it takes longer than fifteen seconds" : error.Message)}", error);
+        }
+    }
+
     public void Dispose() => _client.Dispose();
 
     internal static bool IsPrivate(IPAddress address)

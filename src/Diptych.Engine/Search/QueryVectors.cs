@@ -1,5 +1,6 @@
 using System.Numerics.Tensors;
 using Diptych.Core;
+using Diptych.Engine.Tuning;
 using Diptych.Index;
 using Diptych.Inference;
 
@@ -15,6 +16,12 @@ public sealed record PartVectors(QueryPart Source, float[]? Text, float[] Cross,
 /// <summary>A whole query as vectors: the weighted sums of its parts, and the parts themselves for calibration.</summary>
 public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Text, float[] Cross, string Words)
 {
+    /// <summary>The vector that text is looked for with: turned by what was learnt.</summary>
+    public float[]? LookText { get; init; } = Text;
+
+    /// <summary>The vector that images are looked for with.</summary>
+    public float[] LookCross { get; init; } = Cross;
+
     public bool HasImage => Parts.Any(p => p.IsImage && p.Source.Weight > 0);
 
     /// <exception cref="InvalidRequestException">A part is empty, an image cannot be decoded, or no weight is positive.</exception>
@@ -32,6 +39,11 @@ public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Tex
             Sum(parts.Select(p => (p.Cross, p.Source.Weight))) ?? throw new InvalidRequestException("The parts of the query cancel each other out."),
             string.Join(' ', parts.Where(p => p.Source is { Weight: > 0, Text: not null }).Select(p => p.Source.Text)));
     }
+
+    /// <summary>A query of words as an adapter turns it; one with pictures or passages stays as it is.</summary>
+    public QueryVectors Turned(QueryAdapter? adapter) => adapter is null || Parts.Any(p => p.Source.Text is null)
+        ? this
+        : this with { LookText = Text is null ? null : adapter.Text?.Apply(Text) ?? Text, LookCross = adapter.Cross?.Apply(Cross) ?? Cross };
 
     private static async Task<PartVectors> EmbedAsync(
         QueryPart part, string collection, IDocumentStore store, Embedder embedder, CancellationToken cancellation)

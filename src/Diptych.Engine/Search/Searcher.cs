@@ -1,5 +1,7 @@
+using System.Collections.Concurrent;
 using System.Numerics.Tensors;
 using Diptych.Core;
+using Diptych.Engine.Tuning;
 using Diptych.Index;
 using Diptych.Index.Fusion;
 using Diptych.Index.Lexical;
@@ -25,14 +27,39 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
     /// <summary>The deepest page that can be asked for.</summary>
     private const int MaxDepth = 10_000;
 
+    private readonly ConcurrentDictionary<string, (long Sequence, int? Version, QueryAdapter? Adapter)> _adapters = new(StringComparer.Ordinal);
+
     /// <exception cref="InvalidRequestException">The query cannot be carried out as it stands.</exception>
     /// <exception cref="NotFoundException">The collection, or a passage that the query names, does not exist.</exception>
     /// <exception cref="OverloadedException">The query would be late.</exception>
-    public async Task<SearchResult> SearchAsync(Query query, CancellationToken cancellation)
+    public Task<SearchResult> SearchAsync(Query query, CancellationToken cancellation)
+    {
+        store.Refresh();
+        return SearchAsync(query, Adapter(query.Collection), cancellation);
+    }
+
+    /// <summary>What searches of the collection have learnt; null where they have not.</summary>
+    internal QueryAdapter? Adapter(string collection)
+    {
+        long sequence = store.Sequence;
+        if (!_adapters.TryGetValue(collection, out var known) || known.Sequence != sequence)
+        {
+            int? version = known.Version;
+            Index.Tuning? active = store.ActiveTuning(collection);
+            known = (sequence, active?.Version, active is null ? null : active.Version == version ? known.Adapter : QueryAdapter.Read(active.Adapter));
+            _adapters[collection] = known;
+        }
+        return known.Adapter;
+    }
+
+    internal async Task<SearchResult> SearchAsync(Query query, QueryAdapter? adapter, CancellationToken cancellation)
     {
         Check(query);
-        store.Refresh();
-        QueryVectors vectors = await QueryVectors.EmbedAsync(query, store, embedder, cancellation).ConfigureAwait(false);
+        QueryVectors vectors = (await QueryVectors.EmbedAsync(query, store, embedder, cancellation).ConfigureAwait(false)).Turned(adapter);
+        if (adapter is not null && !query.ChannelWeights.ContainsKey(Channel.Text))
+        {
+            query = query with { ChannelWeights = new Dictionary<Channel, double>(query.ChannelWeights) { [Channel.Text] = adapter.MeaningWeight } };
+        }
         int depth = Math.Max(PoolDepth, (query.Offset + query.Limit) * (query.GroupByDocument ? 4 : 2));
         var words = new WordWeights(store, query.Collection, vectors.Words);
         var lists = new List<List<Ranked>>();
@@ -81,11 +108,11 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
         // Among texts the text space is the better judge of a text; the shared space is for what has no vector there: an image.
         if (Wants(Channel.Cross) && (modality == Modality.Image || vectors.HasImage || query.Channels.Count > 0))
         {
-            channels[Channel.Cross] = store.SearchCross(query.Collection, vectors.Cross, depth, query.Filter, modality);
+            channels[Channel.Cross] = store.SearchCross(query.Collection, vectors.LookCross, depth, query.Filter, modality);
         }
-        if (Wants(Channel.Text) && vectors.Text is not null)
+        if (Wants(Channel.Text) && vectors.LookText is not null)
         {
-            var found = store.SearchText(query.Collection, vectors.Text, depth, query.Filter, modality);
+            var found = store.SearchText(query.Collection, vectors.LookText, depth, query.Filter, modality);
             // Few images have words. A rank among those few says nothing, so their words count only where they come near at all.
             channels[Channel.Text] = modality == Modality.Text ? found : [.. found.TakeWhile(c => Calibration.TextToText(c.Score, 0) >= NearCaption)];
         }

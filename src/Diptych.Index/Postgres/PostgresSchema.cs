@@ -96,6 +96,15 @@ internal static class PostgresSchema
           collection_id bigint NOT NULL REFERENCES collections (id) ON DELETE CASCADE, word text COLLATE "C" NOT NULL, PRIMARY KEY (collection_id, word));
         INSERT INTO vocabulary SELECT DISTINCT p.collection_id, word FROM passages p, unnest(tsvector_to_array(p.words)) word WHERE length(word) BETWEEN 4 AND 40;
         """,
+        """
+        CREATE TABLE feedback (
+          id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, collection_id bigint NOT NULL REFERENCES collections (id) ON DELETE CASCADE,
+          at timestamptz NOT NULL, query text NOT NULL, source text NOT NULL, ordinal integer NOT NULL, positive boolean NOT NULL);
+        CREATE INDEX feedback_by_collection ON feedback (collection_id);
+        CREATE TABLE tunings (
+          collection_id bigint NOT NULL REFERENCES collections (id) ON DELETE CASCADE, version integer NOT NULL, created_at timestamptz NOT NULL,
+          adapter bytea NOT NULL, before float8 NOT NULL, after float8 NOT NULL, active boolean NOT NULL, PRIMARY KEY (collection_id, version));
+        """,
     ];
 
     /// <exception cref="InvalidRequestException">A newer program wrote the database, or it lacks pgvector.</exception>

@@ -53,6 +53,14 @@ internal static class Schema
         """),
         Sql("ALTER TABLE collections ADD COLUMN language TEXT NOT NULL DEFAULT 'english'"),
         DropFullText,
+        Sql("""
+        CREATE TABLE feedback (
+          id INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, at TEXT NOT NULL, query TEXT NOT NULL, source TEXT NOT NULL, ordinal INTEGER NOT NULL, positive INTEGER NOT NULL);
+        CREATE INDEX feedback_by_collection ON feedback (collection_id);
+        CREATE TABLE tunings (
+          collection_id INTEGER NOT NULL, version INTEGER NOT NULL, created_at TEXT NOT NULL, adapter BLOB NOT NULL, before REAL NOT NULL, after REAL NOT NULL, active INTEGER NOT NULL,
+          PRIMARY KEY (collection_id, version));
+        """),
     ];
 
     public static int Version => Steps.Length;

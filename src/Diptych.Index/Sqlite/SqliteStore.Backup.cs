@@ -131,7 +131,7 @@ public sealed partial class SqliteStore
     private static string Digest(SqliteConnection connection)
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        foreach (string table in new[] { "collections", "documents", "contents", "passages", "vectors", "pictures", "log" })
+        foreach (string table in new[] { "collections", "documents", "contents", "passages", "vectors", "pictures", "feedback", "tunings", "log" })
         {
             foreach (SqliteDataReader row in connection.Rows($"SELECT * FROM {table} ORDER BY 1"))
             {

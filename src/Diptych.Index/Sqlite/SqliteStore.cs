@@ -146,6 +146,10 @@ public sealed partial class SqliteStore : IDocumentStore
             {
                 Remove(document);
             }
+            foreach (string table in new[] { "feedback", "tunings" })
+            {
+                _writer.Execute($"DELETE FROM {table} WHERE collection_id = $c", ("$c", collection));
+            }
             _writer.Execute("DELETE FROM collections WHERE id = $c", ("$c", collection));
             transaction.Commit();
             foreach (string file in Directory.Exists(GraphFolder) ? Directory.GetFiles(GraphFolder, $"{collection}-*.hnsw") : [])

@@ -4,7 +4,13 @@ namespace Diptych.Runtimes.Decoding;
 
 /// <summary>A turn of a conversation.</summary>
 /// <param name="Role">system, user or assistant.</param>
-public sealed record ChatTurn(string Role, string Content);
+/// <param name="Content">With <see cref="PictureMark"/> where a picture stands.</param>
+/// <param name="Pictures">Encoded image files, one for each mark.</param>
+public sealed record ChatTurn(string Role, string Content, IReadOnlyList<byte[]>? Pictures = null)
+{
+    /// <summary>Unicode's own sign for an object in a text.</summary>
+    public const char PictureMark = '\uFFFC';
+}
 
 /// <summary>How a model wants a conversation written, told by its own template.</summary>
 public sealed record ChatFormat(string Begin, string BeforeRole, string AfterRole, string AfterTurn, string? DefaultSystem)
@@ -33,7 +39,8 @@ public sealed record ChatFormat(string Begin, string BeforeRole, string AfterRol
     public string Write(IReadOnlyList<ChatTurn> turns)
     {
         var text = new StringBuilder(Begin);
-        if (DefaultSystem is not null && (turns.Count == 0 || turns[0].Role != "system"))
+        // Captioners were trained on the bare turn.
+        if (DefaultSystem is not null && (turns.Count == 0 || turns[0].Role != "system") && !turns.Any(t => t.Pictures is { Count: > 0 }))
         {
             Turn(text, new ChatTurn("system", DefaultSystem));
         }

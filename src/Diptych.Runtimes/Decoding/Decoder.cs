@@ -197,7 +197,7 @@ public sealed unsafe class Decoder : IDisposable
                 {
                     (turns[(at * 2 * half) + i], turns[(at * 2 * half) + half + i]) = MathF.SinCos(rows[at].Position * _frequencies[i]);
                 }
-                if (batch[s].Pictures is { } pictures && batch[s].Tokens[t] == Config.Llama4?.ImageToken)
+                if (batch[s].Pictures is { } pictures && (batch[s].Tokens[t] < 0 || batch[s].Tokens[t] == Config.Llama4?.ImageToken))
                 {
                     pictures.AsSpan(picture++ * width, width).CopyTo(new Span<float>(x + ((long)at * width), width));
                     continue;

@@ -24,7 +24,10 @@ public sealed record EngineSnapshot(int Running, int Waiting, int BlocksUsed, in
 public sealed class DecoderEngine : IDisposable
 {
     /// <summary>Tokens of one step at most and at least.</summary>
-    private const int MostTokens = 512, LeastTokens = 32;
+    private const int MostTokens = 512, LeastTokens = 8;
+
+    /// <summary>How much longer a step may take for a prompt's sake, in steps without one: the hundredth stays within twice.</summary>
+    private const double SmoothStep = 1.6;
 
     private const int MaxRunning = 32;
     private const int MaxWaiting = 256;
@@ -78,11 +81,11 @@ public sealed class DecoderEngine : IDisposable
     /// <exception cref="InvalidRequestException">The prompt is empty, or longer than the model or the memory takes.</exception>
     /// <exception cref="OverloadedException">Too many wait already.</exception>
     public async IAsyncEnumerable<GeneratedText> GenerateAsync(
-        int[] prompt, Sampling sampling, LoraAdapter? adapter, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellation)
+        Prompt prompt, Sampling sampling, LoraAdapter? adapter, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellation)
     {
-        if (prompt.Length == 0 || prompt.Length >= MaxTokens)
+        if (prompt.Ids.Length == 0 || prompt.Ids.Length >= MaxTokens)
         {
-            throw new InvalidRequestException($"The prompt has {prompt.Length} tokens; this model takes 1 to {MaxTokens - 1}.");
+            throw new InvalidRequestException($"The prompt has {prompt.Ids.Length} tokens; this model takes 1 to {MaxTokens - 1}.");
         }
         var sequence = new Sequence(prompt, sampling, adapter, Now());
         lock (_gate)
@@ -215,6 +218,7 @@ public sealed class DecoderEngine : IDisposable
             int left = s.Ids.Count - s.Computed;
             states[i] = new DecodingSequence(left > 1 || s.Generated == 0 ? left : 0, s.Generated == 0 ? s.Arrived + 1 : s.LastTokenAt + BetweenTokens.TotalSeconds);
         }
+        Pace(states, now);
         int[] tokens = new int[states.Length];
         TokenBudget.Plan(states, TokenBudget.Size(states, now, _cost, MostTokens, LeastTokens), tokens);
         var stretches = new List<Stretch>();
@@ -225,7 +229,7 @@ public sealed class DecoderEngine : IDisposable
             int[] guess = tokens[i] == 1 && tokens.Length <= GuessesWithin ? s.Guess(MaxTokens) : [];
             if (tokens[i] > 0 && Reserve(s, s.Computed + tokens[i] + guess.Length))
             {
-                stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i]), .. guess], s.Computed, s.Blocks, s.Adapter, AllLogits: guess.Length > 0));
+                stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i]), .. guess], s.Computed, s.Blocks, s.Adapter, AllLogits: guess.Length > 0, Pictures: s.PicturesFrom(s.Computed, Config.Width)));
                 members.Add(s);
             }
         }
@@ -264,6 +268,34 @@ public sealed class DecoderEngine : IDisposable
                 Emit(s, Choose(s, logits.AsSpan(row * Config.Vocabulary, Config.Vocabulary)), end);
             }
             row++;
+        }
+    }
+
+    /// <summary>
+    /// Running answers are to keep nearly their undisturbed pace beside a prompt: a step takes little longer than it would without. Only
+    /// where that would make a prompt miss its time, and a longer step would not, may steps be as long as the objective allows.
+    /// </summary>
+    private void Pace(DecodingSequence[] states, double now)
+    {
+        int decoding = states.Count(s => s.PromptLeft == 0);
+        if (decoding == 0 || decoding == states.Length)
+        {
+            return;
+        }
+        double step = Math.Max(SmoothStep * _cost.Expect(decoding), 0.01), perToken = (_cost.Expect(MostTokens) - _cost.Expect(decoding)) / (MostTokens - decoding);
+        double inStep = Math.Max(LeastTokens, (step - _cost.Expect(decoding)) / perToken);
+        double prompts = states.Sum(s => s.PromptLeft), due = states.Where(s => s.PromptLeft > 0).Max(s => s.Deadline);
+        bool late = now + (prompts / inStep * step) > due, canBe = now + (prompts * perToken) + (2 * _cost.Expect(decoding)) <= due;
+        if (late && canBe)
+        {
+            return;
+        }
+        for (int i = 0; i < states.Length; i++)
+        {
+            if (states[i].PromptLeft == 0)
+            {
+                states[i] = states[i] with { Deadline = Math.Min(states[i].Deadline, now + step) };
+            }
         }
     }
 
@@ -380,7 +412,7 @@ public sealed class DecoderEngine : IDisposable
         sequence.Blocks.Clear();
     }
 
-    private sealed class Sequence(int[] prompt, Sampling sampling, LoraAdapter? adapter, double arrived)
+    private sealed class Sequence(Prompt prompt, Sampling sampling, LoraAdapter? adapter, double arrived)
     {
         private readonly PromptLookup? _lookup = sampling.LooksBack ? new PromptLookup() : null;
 
@@ -389,7 +421,11 @@ public sealed class DecoderEngine : IDisposable
 
         public void Learn(int guessed, int right) => _lookup?.Learn(guessed, right);
 
-        public int[] Prompt => prompt;
+        public int[] Prompt => prompt.Ids;
+
+        /// <summary>What stands in place of picture tokens from a token on; null where there are none.</summary>
+        public float[]? PicturesFrom(int token, int width) =>
+            prompt.Pictures is null || token >= prompt.Ids.Length ? null : prompt.Pictures[(width * prompt.Ids.Take(token).Count(id => id < 0))..];
 
         public Sampling Sampling => sampling;
 
@@ -399,7 +435,7 @@ public sealed class DecoderEngine : IDisposable
 
         public Sampler Sampler { get; set; } = null!;
 
-        public List<int> Ids { get; } = [.. prompt];
+        public List<int> Ids { get; } = [.. prompt.Ids];
 
         public List<int> Blocks { get; } = [];
 

@@ -9,14 +9,15 @@ namespace Diptych.Runtimes.Decoding;
 public sealed class LocalModel : IChatClient
 {
     private readonly ChatFormat? _format;
-    private readonly Dictionary<string, string> _adapterFolders;
-    private readonly Dictionary<string, LoraAdapter> _adapters = new(StringComparer.Ordinal);
+    private readonly AdapterSlots _slots;
     private readonly Lazy<TokenTrie> _tokens;
+    private readonly PictureReading? _reading;
     private readonly Dictionary<string, TextConstraint> _constraints = new(StringComparer.Ordinal);
 
-    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format, IReadOnlyDictionary<string, string> adapters)
+    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format, IReadOnlyDictionary<string, string> adapters, int slots, PictureReading? reading)
     {
-        (Name, Engine, Tokenizer, _format, _adapterFolders) = (name, engine, tokenizer, format, new Dictionary<string, string>(adapters, StringComparer.Ordinal));
+        (Name, Engine, Tokenizer, _format, _reading) = (name, engine, tokenizer, format, reading);
+        _slots = new AdapterSlots(slots, new Dictionary<string, string>(adapters, StringComparer.Ordinal), Load);
         _tokens = new Lazy<TokenTrie>(() => new TokenTrie([.. Enumerable.Range(0, tokenizer.Count).Select(i => tokenizer.Specials.Values.Contains(i) ? [] : tokenizer.Bytes(i).ToArray())]));
     }
 
@@ -27,7 +28,16 @@ public sealed class LocalModel : IChatClient
     public BytePairTokenizer Tokenizer { get; }
 
     /// <summary>Names of the adapters that can be asked for, loaded or not.</summary>
-    public IReadOnlyCollection<string> Adapters => _adapterFolders.Keys;
+    public IEnumerable<string> Adapters => _slots.States().Select(s => s.Name);
+
+    public IReadOnlyList<AdapterState> AdapterStates => _slots.States();
+
+    /// <summary>Keeps an adapter in memory, or no longer.</summary>
+    /// <exception cref="NotFoundException">There is none of this name.</exception>
+    public Task PinAdapterAsync(string name, bool pinned, CancellationToken cancellation) => _slots.PinAsync(name, pinned, cancellation);
+
+    /// <returns>False where it is in use, pinned, or not in memory.</returns>
+    public bool UnloadAdapter(string name) => _slots.Unload(name);
 
     /// <summary>The GGUF file of a folder, or the folder itself where it is in Hugging Face's layout; null where it holds no decoder.</summary>
     public static string? Find(string directory) =>
@@ -53,18 +63,53 @@ public sealed class LocalModel : IChatClient
     /// <param name="path">What <see cref="Find"/> gave.</param>
     /// <param name="cacheBytes">Memory for keys and values.</param>
     /// <param name="adapters">Folders of adapters by name; each is read when it is first asked for.</param>
+    /// <param name="reading">What their eyes see with; null leaves them blind.</param>
+    /// <param name="slots">Adapters in memory at a time.</param>
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
-    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null)
+    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = 8)
     {
+        foreach (var (adapter, folder) in reading is null ? new Dictionary<string, string>() : adapters ?? new Dictionary<string, string>())
+        {
+            reading!.Add(adapter, folder);
+        }
         var (tokenizer, format) = ReadTokenizer(path);
         Decoder decoder = Decoder.Open(path);
-        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time), tokenizer, format, adapters ?? new Dictionary<string, string>());
+        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time), tokenizer, format, adapters ?? new Dictionary<string, string>(), slots, reading);
     }
 
     /// <exception cref="InvalidRequestException">The model's file says of no chat template that is known.</exception>
     public int[] Write(IEnumerable<ChatTurn> turns) => _format is null
         ? throw new InvalidRequestException($"{Name} has no chat template that is known; use it for completions.")
         : Tokenizer.Encode(_format.Write([.. turns]), specials: true);
+
+    /// <summary>A conversation as ids, its pictures seen by the adapter's eye.</summary>
+    /// <param name="adapter">Name of the adapter that answers; null for none.</param>
+    /// <exception cref="InvalidRequestException">There is a picture and no eye for it, or one cannot be read.</exception>
+    public async Task<Prompt> WriteAsync(IReadOnlyList<ChatTurn> turns, string? adapter, CancellationToken cancellation)
+    {
+        byte[][] pictures = [.. turns.SelectMany(t => t.Pictures ?? [])];
+        if (pictures.Length == 0)
+        {
+            return new Prompt(Write(turns));
+        }
+        if (_reading?.Sees(adapter) != true)
+        {
+            string[] seeing = [.. Adapters.Where(a => _reading?.Sees(a) == true).Select(a => $"{Name}:{a}")];
+            throw new InvalidRequestException($"{Name}{(adapter is null ? "" : $":{adapter}")} does not read pictures.{(seeing.Length > 0 ? $" Use {string.Join(" or ", seeing)}." : "")}");
+        }
+        float[][] seen = await Task.WhenAll(pictures.Select(p => _reading.SeeAsync(adapter!, p, cancellation))).ConfigureAwait(false);
+        string[] pieces = (_format ?? ChatFormat.ChatMl).Write(turns).Split(ChatTurn.PictureMark);
+        var ids = new List<int>();
+        for (int i = 0; i < pieces.Length; i++)
+        {
+            ids.AddRange(Tokenizer.Encode(pieces[i], specials: true));
+            if (i < pictures.Length)
+            {
+                ids.AddRange(PictureReading.Ids(pictures[i], seen[i].Length / Engine.Config.Width));
+            }
+        }
+        return new Prompt([.. ids], [.. seen.SelectMany(s => s)]);
+    }
 
     /// <summary>Holds an answer to the texts of JSON that are valid under a schema.</summary>
     /// <exception cref="InvalidRequestException">It is no schema, or has what cannot be held to.</exception>
@@ -97,31 +142,21 @@ public sealed class LocalModel : IChatClient
 
     private const int MostConstraints = 64;
 
-    /// <summary>An adapter, read the first time.</summary>
-    /// <exception cref="NotFoundException">There is none of this name.</exception>
-    /// <exception cref="InvalidRequestException">It does not fit this model; the message says why.</exception>
-    public LoraAdapter Adapter(string name)
+    /// <summary>Answers a prompt.</summary>
+    /// <param name="adapter">Name of the adapter to answer with; null for none.</param>
+    /// <exception cref="NotFoundException">There is no adapter of this name.</exception>
+    /// <exception cref="InvalidRequestException">The adapter does not fit, or the prompt is longer than the model takes.</exception>
+    /// <exception cref="OverloadedException">Too many wait already.</exception>
+    public async IAsyncEnumerable<GeneratedText> GenerateAsync(Prompt prompt, Sampling sampling, [EnumeratorCancellation] CancellationToken cancellation, string? adapter = null)
     {
-        lock (_adapters)
+        using AdapterSlots.Lease? lease = adapter is null ? null : await _slots.TakeAsync(adapter, cancellation).ConfigureAwait(false);
+        await foreach (GeneratedText text in Engine.GenerateAsync(prompt, sampling, lease?.Adapter, cancellation).ConfigureAwait(false))
         {
-            if (_adapters.TryGetValue(name, out LoraAdapter? loaded))
-            {
-                return loaded;
-            }
-            string folder = _adapterFolders.GetValueOrDefault(name) ?? throw new NotFoundException($"{Name} has no adapter '{name}'. Added: {string.Join(", ", Adapters.DefaultIfEmpty("none"))}.");
-            try
-            {
-                _adapters.Add(name, loaded = LoraAdapter.Load(folder, Engine.Config));
-            }
-            catch (InvalidDataException error)
-            {
-                throw new InvalidRequestException($"The adapter '{name}' cannot be used with {Name}: {error.Message}", error);
-            }
-            return loaded;
+            yield return text;
         }
     }
 
-    public IAsyncEnumerable<GeneratedText> GenerateAsync(int[] prompt, Sampling sampling, CancellationToken cancellation, LoraAdapter? adapter = null) => Engine.GenerateAsync(prompt, sampling, adapter, cancellation);
+    public IAsyncEnumerable<GeneratedText> GenerateAsync(int[] prompt, Sampling sampling, CancellationToken cancellation, string? adapter = null) => GenerateAsync(new Prompt(prompt), sampling, cancellation, adapter);
 
     public async Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default)
     {
@@ -136,7 +171,7 @@ public sealed class LocalModel : IChatClient
     public async IAsyncEnumerable<ChatResponseUpdate> GetStreamingResponseAsync(
         IEnumerable<ChatMessage> messages, ChatOptions? options = null, [EnumeratorCancellation] CancellationToken cancellationToken = default)
     {
-        int[] prompt = Write(messages.Select(m => new ChatTurn(m.Role.Value, m.Text)));
+        Prompt prompt = await WriteAsync([.. messages.Select(Turn)], adapter: null, cancellationToken).ConfigureAwait(false);
         var sampling = new Sampling
         {
             Temperature = options?.Temperature ?? 0,
@@ -161,6 +196,24 @@ public sealed class LocalModel : IChatClient
         }
     }
 
+    private LoraAdapter Load(string folder)
+    {
+        try
+        {
+            return LoraAdapter.Load(folder, Engine.Config);
+        }
+        catch (InvalidDataException error)
+        {
+            throw new InvalidRequestException($"The adapter cannot be used with {Name}: {error.Message}", error);
+        }
+    }
+
+    private static ChatTurn Turn(ChatMessage message)
+    {
+        byte[][] pictures = [.. message.Contents.OfType<DataContent>().Where(d => d.HasTopLevelMediaType("image")).Select(d => d.Data.ToArray())];
+        return new ChatTurn(message.Role.Value, string.Concat(pictures.Select(_ => $"{ChatTurn.PictureMark}\n")) + message.Text.Replace(ChatTurn.PictureMark, ' '), pictures);
+    }
+
     private static (BytePairTokenizer Tokenizer, ChatFormat? Format) ReadTokenizer(string path)
     {
         if (File.Exists(path))
@@ -179,9 +232,6 @@ public sealed class LocalModel : IChatClient
     public void Dispose()
     {
         Engine.Dispose();
-        foreach (LoraAdapter adapter in _adapters.Values)
-        {
-            adapter.Dispose();
-        }
+        _slots.Dispose();
     }
 }

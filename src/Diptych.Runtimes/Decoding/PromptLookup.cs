@@ -30,7 +30,7 @@ internal sealed class PromptLookup
             return [];
         }
         int count = Math.Min(Math.Min(_length, most), ids.Count - from);
-        return count <= 0 ? [] : [.. ids.GetRange(from, count)];
+        return count <= 0 ? [] : [.. ids.GetRange(from, count).TakeWhile(id => id >= 0)];
     }
 
     public void Learn(int guessed, int right) => _length = right == guessed ? Math.Min(2 * _length, Longest) : Math.Clamp(right + 1, 2, Longest);

@@ -100,7 +100,7 @@ internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tok
     {
         if (sampling.RepetitionPenalty != 1)
         {
-            foreach (int token in prompt.Concat(_generated.Keys).Distinct())
+            foreach (int token in prompt.Where(t => t >= 0).Concat(_generated.Keys).Distinct())
             {
                 logits[token] = logits[token] > 0 ? logits[token] / sampling.RepetitionPenalty : logits[token] * sampling.RepetitionPenalty;
             }

@@ -257,6 +257,45 @@ public abstract class DocumentStoreConformance
     }
 
     [Fact]
+    public void Feedback_and_what_was_learnt_are_kept_by_collection_and_version()
+    {
+        var random = new Random(31);
+        var at = new DateTimeOffset(2026, 11, 25, 1, 2, 3, TimeSpan.Zero);
+        Feedback[] said = [new(at, "Where is \u00e9 'it'?", "a", 0, true), new(at.AddSeconds(1), "Where is \u00e9 'it'?", "b", -1, false)];
+        using (IDocumentStore store = Open())
+        {
+            store.Commit([RandomDocument(random, "c", "a", 1), RandomDocument(random, "d", "a", 1)]);
+            long sequence = store.Sequence;
+            store.AddFeedback("c", said);
+            Assert.True(store.Sequence > sequence);
+            Assert.Equal(said, store.Feedback("c"));
+            Assert.Empty(store.Feedback("d"));
+            Assert.Null(store.ActiveTuning("c"));
+            Assert.Equal(1, store.SaveTuning("c", [1, 2], 0.25, 0.5, active: true).Version);
+            Assert.Equal(2, store.SaveTuning("c", [3], 0.5, 0.75, active: true).Version);
+            Assert.Equal(3, store.SaveTuning("c", [4], 0.5, 0.4, active: false).Version);
+            Assert.Throws<NotFoundException>(() => store.AddFeedback("nowhere", said));
+            Assert.Throws<NotFoundException>(() => store.ActivateTuning("c", 9));
+        }
+        using (IDocumentStore store = Open())
+        {
+            Assert.Equal([(3, false), (2, true), (1, false)], store.Tunings("c").Select(t => (t.Version, t.IsActive)));
+            Tuning active = store.ActiveTuning("c")!;
+            Assert.Equal([3], active.Adapter);
+            Assert.Equal((0.5, 0.75), (active.Before, active.After));
+            store.ActivateTuning("c", 1);
+            Assert.Equal([1, 2], store.ActiveTuning("c")!.Adapter);
+            store.ActivateTuning("c", 0);
+            Assert.Null(store.ActiveTuning("c"));
+            Assert.Empty(store.Tunings("d"));
+            store.DeleteCollection("c");
+            store.EnsureCollection("c");
+            Assert.Empty(store.Feedback("c"));
+            Assert.Empty(store.Tunings("c"));
+        }
+    }
+
+    [Fact]
     public void Vectors_of_another_model_are_refused_at_open()
     {
         Open().Dispose();

@@ -4,6 +4,7 @@ using Xunit;
 
 namespace Diptych.Tests.Runtimes;
 
+[Collection("decoders")]
 public sealed class DecoderEngineTests
 {
     private static readonly CancellationToken None = CancellationToken.None;

@@ -5,6 +5,7 @@ using Xunit;
 namespace Diptych.Tests.Runtimes;
 
 /// <summary>Decoders and their tokenizers beside the references.</summary>
+[Collection("decoders")]
 public sealed class DecoderTests
 {
     [Theory]

@@ -9,6 +9,7 @@ using Xunit;
 namespace Diptych.Tests.Runtimes;
 
 /// <summary>Answers held to a form, by a vocabulary of single bytes and some longer pieces, whatever is chosen among what is allowed.</summary>
+[Collection("decoders")]
 public sealed class TextConstraintTests
 {
     private static readonly byte[][] Vocabulary =

@@ -1,0 +1,140 @@
+using System.Text.Json;
+using Diptych.Engine.Evaluation;
+using Diptych.Runtimes.Decoding;
+using Diptych.Tests.Runtimes;
+using NJsonSchema;
+
+namespace Diptych.Bench.Serving;
+
+/// <summary>What the engine does beyond speed: answers held to schemas, guesses, weights as they are stored.</summary>
+internal static class LlmFeatures
+{
+    public static async Task RunAsync(Report report)
+    {
+        using LocalModel model = LocalModel.Open("smollm2", LlmServer.Gguf, 128 << 20, TimeProvider.System);
+        await AnswerAsync(model, "Hello", new Sampling { MaxTokens = 200, LooksBack = false });
+        await SchemasAsync(report, model);
+        await GroundedAsync(report, model);
+        Packed(report);
+    }
+
+    /// <summary>Two hundred schemas, and the same tokens without them.</summary>
+    private static async Task SchemasAsync(Report report, LocalModel model)
+    {
+        int valid = 0, tokens = 0, free = 0;
+        double seconds = 0, freely = 0;
+        for (int seed = 0; seed < 200; seed++)
+        {
+            string schema = SchemaSamples.Of(seed);
+            JsonSchema validator = await JsonSchema.FromJsonAsync(schema);
+            string question = $"Write an example as JSON of: {string.Join(", ", validator.ActualProperties.Keys)}";
+            var sampling = new Sampling { MaxTokens = 160, LooksBack = false };
+            long start = TimeProvider.System.GetTimestamp();
+            var (text, written) = await AnswerAsync(model, question, sampling with { Constraint = model.SchemaConstraint(schema) });
+            seconds += TimeProvider.System.GetElapsedTime(start).TotalSeconds;
+            tokens += written;
+            valid += Valid(validator, text) ? 1 : 0;
+            start = TimeProvider.System.GetTimestamp();
+            free += (await AnswerAsync(model, question, sampling with { MaxTokens = Math.Max(1, written), Bias = new Dictionary<int, float> { [0] = -100, [2] = -100 } })).Written;
+            freely += TimeProvider.System.GetElapsedTime(start).TotalSeconds;
+        }
+        double slower = (seconds / tokens / (freely / free)) - 1;
+        report.Row("Answers held to 200 JSON Schemas: valid", $"{valid}", "200", valid == 200);
+        report.Row("Answers held to 200 JSON Schemas: slower by token, schemas read and all", Report.Number(slower, "0.0 %"), "<= 10 %", slower <= 0.1);
+    }
+
+    private static bool Valid(JsonSchema schema, string text)
+    {
+        try
+        {
+            return schema.Validate(text).Count == 0;
+        }
+        catch (Exception error) when (error is JsonException or Newtonsoft.Json.JsonException)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>Questions with passages to quote from, with and without looking back.</summary>
+    private static async Task GroundedAsync(Report report, LocalModel model)
+    {
+        string cranfield = Path.Combine(Report.Shared, "data", "cranfield");
+        var corpus = TestCollections.Corpus(Path.Combine(cranfield, "cran.all.1400")).Where(d => d.Text.Length is > 400 and < 1200).Take(60).Chunk(3).ToList();
+        double plain = 0, guessed = 0;
+        int same = 0, tokens = 0;
+        for (int i = 0; i < corpus.Count; i++)
+        {
+            string question = $"{string.Join("\n\n", corpus[i].Select((d, n) => $"[{n + 1}] {d.Text}"))}\n\nAnswer from these passages, quoting their words and citing [n]: what does passage {(i % 3) + 1} say of {corpus[i][i % 3].Title}?";
+            var sampling = new Sampling { MaxTokens = 120 };
+            // The prompt is read once before, so that what is timed is the answer.
+            await AnswerAsync(model, question, sampling with { MaxTokens = 1 });
+            long start = TimeProvider.System.GetTimestamp();
+            var (without, written) = await AnswerAsync(model, question, sampling with { LooksBack = false });
+            plain += TimeProvider.System.GetElapsedTime(start).TotalSeconds;
+            start = TimeProvider.System.GetTimestamp();
+            var (with, _) = await AnswerAsync(model, question, sampling);
+            guessed += TimeProvider.System.GetElapsedTime(start).TotalSeconds;
+            same += with == without ? 1 : 0;
+            tokens += written;
+        }
+        report.Row("Grounded answers with prompt lookup, tokens/s", $"{Report.Number(tokens / guessed, "0")} ({Report.Number(plain / guessed, "0.00")} x, {same} of {corpus.Count} the same)",
+            $">= 1.5 x without, {Report.Number(tokens / plain, "0")}; all the same", plain / guessed >= 1.5 && same == corpus.Count);
+    }
+
+    /// <summary>Weights as stored beside single precision, over the abstracts of Cranfield.</summary>
+    private static void Packed(Report report)
+    {
+        string cranfield = Path.Combine(Report.Shared, "data", "cranfield");
+        using Decoder exact = Decoder.Open(LlmServer.Gguf, WeightFormat.F32), packed = Decoder.Open(LlmServer.Gguf);
+        using var team = new CoreTeam(Environment.ProcessorCount);
+        using var file = new GgufFile(LlmServer.Gguf);
+        var tokenizer = BytePairTokenizer.FromGguf(file);
+        int agree = 0, count = 0;
+        double less = 0;
+        foreach (string text in TestCollections.Corpus(Path.Combine(cranfield, "cran.all.1400")).Select(d => d.Text).Where(t => t.Length > 200).Take(24))
+        {
+            int[] ids = [.. tokenizer.Encode(text).Take(192)];
+            float[] a = Logits(exact, ids), b = Logits(packed, ids);
+            int v = exact.Config.Vocabulary;
+            for (int i = 0; i + 1 < ids.Length; i++)
+            {
+                ReadOnlySpan<float> x = a.AsSpan(i * v, v), y = b.AsSpan(i * v, v);
+                agree += System.Numerics.Tensors.TensorPrimitives.IndexOfMax(x) == System.Numerics.Tensors.TensorPrimitives.IndexOfMax(y) ? 1 : 0;
+                less += Likelihood(y, ids[i + 1]) - Likelihood(x, ids[i + 1]);
+                count++;
+            }
+        }
+        double agreement = agree / (double)count, perplexity = Math.Exp(less / count) - 1;
+        report.Row("Weights as stored beside single precision: the same token first", Report.Number(agreement), ">= 0.97", agreement >= 0.97);
+        report.Row("Weights as stored beside single precision: perplexity", Report.Number(perplexity, "+0.00 %;-0.00 %"), "<= +2 %", perplexity <= 0.02);
+
+        float[] Logits(Decoder decoder, int[] ids)
+        {
+            using var cache = new KeyValueBlocks(decoder.Config, 16);
+            return decoder.Forward([new Stretch(ids, 0, [.. Enumerable.Range(0, 16).Select(_ => cache.Take())], AllLogits: true)], cache, team);
+        }
+    }
+
+    private static double Likelihood(ReadOnlySpan<float> logits, int token)
+    {
+        float most = System.Numerics.Tensors.TensorPrimitives.Max(logits);
+        double sum = 0;
+        foreach (float logit in logits)
+        {
+            sum += Math.Exp(logit - most);
+        }
+        return most + Math.Log(sum) - logits[token];
+    }
+
+    private static async Task<(string Text, int Written)> AnswerAsync(LocalModel model, string question, Sampling sampling)
+    {
+        string text = "";
+        int written = 0;
+        await foreach (GeneratedText part in model.GenerateAsync(model.Write([new ChatTurn("user", question)]), sampling, CancellationToken.None))
+        {
+            text += part.Text;
+            written = part.CompletionTokens;
+        }
+        return (text, written);
+    }
+}
