@@ -1,0 +1,81 @@
+using System.Threading.Channels;
+using Diptych.Inference.Scheduling;
+
+namespace Diptych.Runtimes.Decoding;
+
+/// <summary>An answer that is being written, and its pace.</summary>
+public sealed partial class DecoderEngine
+{
+    /// <summary>
+    /// Running answers are to keep nearly their undisturbed pace beside a prompt: a step takes little longer than it would without. Only
+    /// where that would make a prompt miss its time, and a longer step would not, may steps be as long as the objective allows.
+    /// </summary>
+    private void Pace(DecodingSequence[] states, double now)
+    {
+        int decoding = states.Count(s => s.PromptLeft == 0);
+        if (decoding == 0 || decoding == states.Length)
+        {
+            return;
+        }
+        double step = Math.Max(SmoothStep * _cost.Expect(decoding), 0.01), perToken = (_cost.Expect(MostTokens) - _cost.Expect(decoding)) / (MostTokens - decoding);
+        double inStep = Math.Max(LeastTokens, (step - _cost.Expect(decoding)) / perToken);
+        double prompts = states.Sum(s => s.PromptLeft), due = states.Where(s => s.PromptLeft > 0).Max(s => s.Deadline);
+        bool late = now + (prompts / inStep * step) > due, canBe = now + (prompts * perToken) + (2 * _cost.Expect(decoding)) <= due;
+        if (late && canBe)
+        {
+            return;
+        }
+        for (int i = 0; i < states.Length; i++)
+        {
+            if (states[i].PromptLeft == 0)
+            {
+                states[i] = states[i] with { Deadline = Math.Min(states[i].Deadline, now + step) };
+            }
+        }
+    }
+
+    private sealed class Sequence(Prompt prompt, Sampling sampling, LoraAdapter? adapter, double arrived)
+    {
+        private readonly PromptLookup? _lookup = sampling.LooksBack ? new PromptLookup() : null;
+
+        /// <summary>What may come next, by what came after the same tokens before.</summary>
+        public int[] Guess(int mostTokens) => _lookup?.Guess(Ids, Math.Min(Sampling.MaxTokens - Generated, mostTokens - Ids.Count) - 1) ?? [];
+
+        public void Learn(int guessed, int right) => _lookup?.Learn(guessed, right);
+
+        public int[] Prompt => prompt.Ids;
+
+        /// <summary>What stands in place of picture tokens from a token on; null where there are none.</summary>
+        public float[]? PicturesFrom(int token, int width) =>
+            prompt.Pictures is null || token >= prompt.Ids.Length ? null : prompt.Pictures[(width * prompt.Ids.Take(token).Count(id => id < 0))..];
+
+        public Sampling Sampling => sampling;
+
+        public LoraAdapter? Adapter => adapter;
+
+        public double Arrived => arrived;
+
+        public Sampler Sampler { get; set; } = null!;
+
+        public List<int> Ids { get; } = [.. prompt.Ids];
+
+        public List<int> Blocks { get; } = [];
+
+        /// <summary>Tokens whose keys and values are in the blocks.</summary>
+        public int Computed { get; set; }
+
+        public int Cached { get; set; }
+
+        public int Generated { get; set; }
+
+        public double LastTokenAt { get; set; }
+
+        public bool Preempted { get; set; }
+
+        public volatile bool Cancelled;
+
+        public TextStream Text { get; } = new(sampling.Stop);
+
+        public Channel<GeneratedText> Output { get; } = System.Threading.Channels.Channel.CreateUnbounded<GeneratedText>(new UnboundedChannelOptions { SingleReader = true });
+    }
+}
