@@ -11,6 +11,7 @@ using Diptych.Index.Sqlite;
 using Diptych.Inference;
 using Diptych.Inference.Memory;
 using Diptych.Runtimes.Decoding;
+using Diptych.Runtimes.Encoders;
 using Diptych.Runtimes.Ocr;
 using Diptych.Runtimes.Remote;
 using Diptych.Runtimes.Store;
@@ -47,6 +48,9 @@ public sealed class Product : IAsyncDisposable
     /// <summary>The language model in this process, where one was added.</summary>
     public LocalModel? LanguageModel => _languageModel.Value;
 
+    /// <summary>Pairs of towers that were added, by name.</summary>
+    public IReadOnlyDictionary<string, DualEncoder> Encoders { get; private init; } = new Dictionary<string, DualEncoder>();
+
     public IDocumentStore Store { get; }
 
     public Ingestor Ingestor { get; }
@@ -82,7 +86,9 @@ public sealed class Product : IAsyncDisposable
             // Read when somebody first asks: a search need not wait for it.
             var reading = new PictureReading(inference, images, preparation, options.StarterModel);
             var languageModel = new Lazy<LocalModel?>(() => OpenLanguageModel(options, inference, reading, time));
-            return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Objectives()[Lane.Generate].Target);
+            var encoders = options.Models().List().Where(m => m.Kind == ModelKind.DualEncoder)
+                .ToDictionary(m => m.Name, m => DualEncoder.Open(m.Name, options.Models().PathOf(m), inference, images, preparation), StringComparer.Ordinal);
+            return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Objectives()[Lane.Generate].Target) { Encoders = encoders };
         }
         catch
         {

@@ -61,7 +61,7 @@ internal static class ModelsCommand
         }
         foreach (InstalledModel m in added)
         {
-            table.AddRow(m.Name, m.Source.EscapeMarkup(), m.Kind switch { ModelKind.Decoder => "writes answers", ModelKind.Adapter => "changes a decoder", _ => "reads the text in pictures" }, Megabytes(m.Bytes));
+            table.AddRow(m.Name, m.Source.EscapeMarkup(), m.Kind switch { ModelKind.Decoder => "writes answers", ModelKind.Adapter => "changes a decoder", ModelKind.DualEncoder => "embeds texts and pictures", _ => "reads the text in pictures" }, Megabytes(m.Bytes));
         }
         AnsiConsole.Write(table);
         return ExitCode.Success;
@@ -122,6 +122,7 @@ internal static class ModelsCommand
     private static string For(InstalledModel model) => model.Kind switch
     {
         ModelKind.Decoder => $"serve answers chat with it, and ask --model {model.Name} writes with it.",
+        ModelKind.DualEncoder => $"serve embeds texts and pictures with it: POST /v1/embeddings, model {model.Name}.",
         ModelKind.Adapter => $"chat asks for it as model MODEL:{model.Name}.",
         _ => "it reads the text in pictures from the next ingest on. What is ingested already is read with: ingest --again",
     };

@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Text.Json;
 using Diptych.Core;
 using Diptych.Inference;
+using Diptych.Runtimes.Encoders;
 
 namespace Diptych.App.Http;
 
@@ -28,6 +29,7 @@ internal static class OpenAiEndpoints
         [
             Model(TextModel, product.Embedder.TextSpace, product),
             Model(CrossModel, product.Embedder.CrossSpace, product),
+            .. product.Encoders.Select(e => new ModelResponse(e.Key, "model", "diptych", product.Inference.Describe(e.Value.ImageModel).Revision, 2 * product.Inference.Describe(e.Value.ImageModel).WeightBytes, e.Value.Dimensions)),
             .. product.LanguageModel is { } llm ? llm.Adapters.Select(a => $"{llm.Name}:{a}").Prepend(llm.Name).Select(id => new ModelResponse(id, "model", "diptych", "", 0, 0)).ToArray() : Array.Empty<ModelResponse>(),
         ])).WithSummary("The models that are served");
     }
@@ -41,16 +43,17 @@ internal static class OpenAiEndpoints
     private static async Task<EmbeddingsResponse> EmbedAsync(EmbeddingsRequest body, Product product, CancellationToken cancellation)
     {
         bool text = body.Model == TextModel;
-        if (!text && body.Model != CrossModel)
+        product.Encoders.TryGetValue(body.Model, out DualEncoder? added);
+        if (!text && added is null && body.Model != CrossModel)
         {
-            throw new NotFoundException($"There is no model '{body.Model}'. Use {TextModel} (texts) or {CrossModel} (texts and images).");
+            throw new NotFoundException($"There is no model '{body.Model}'. Use {TextModel} (texts) or {string.Join(", ", product.Encoders.Keys.Prepend(CrossModel))} (texts and images).");
         }
         JsonElement[] inputs = body.Input.ValueKind == JsonValueKind.Array ? [.. body.Input.EnumerateArray()] : [body.Input];
         if (inputs.Length is 0 or > MaxInputs)
         {
             throw new InvalidRequestException($"input has 1 to {MaxInputs} items.");
         }
-        int width = text ? product.Embedder.TextSpace.Dimensions : product.Embedder.CrossSpace.Dimensions;
+        int width = added?.Dimensions ?? (text ? product.Embedder.TextSpace : product.Embedder.CrossSpace).Dimensions;
         if (body.Dimensions is { } asked && (asked < 1 || asked > width))
         {
             throw new InvalidRequestException($"dimensions is 1 to {width} for {body.Model}.");
@@ -73,10 +76,16 @@ internal static class OpenAiEndpoints
                 {
                     throw new InvalidRequestException($"{TextModel} embeds texts only; use {CrossModel} for images.");
                 }
-                vectors[i] = await EmbedImageAsync(product, image, lane, stop);
+                vectors[i] = await EmbedImageAsync(product, added, image, lane, stop);
                 return;
             }
             string words = Words(inputs[i]);
+            if (added is not null)
+            {
+                Interlocked.Add(ref tokens, added.Count(words));
+                vectors[i] = await added.EmbedTextAsync(words, lane, stop);
+                return;
+            }
             Interlocked.Add(ref tokens, product.Embedder.Tokenizer.Encode(words).Length);
             TextEmbedding embedding = await product.Embedder.EmbedTextAsync(words, lane, stop);
             vectors[i] = text ? embedding.Text : embedding.Cross;
@@ -88,11 +97,11 @@ internal static class OpenAiEndpoints
             new EmbeddingsUsage(tokens, tokens));
     }
 
-    private static async Task<float[]> EmbedImageAsync(Product product, byte[] image, Lane lane, CancellationToken cancellation)
+    private static async Task<float[]> EmbedImageAsync(Product product, DualEncoder? added, byte[] image, Lane lane, CancellationToken cancellation)
     {
         try
         {
-            return await product.Embedder.EmbedImageFileAsync(image, lane, cancellation);
+            return await (added?.EmbedImageAsync(image, lane, cancellation) ?? product.Embedder.EmbedImageFileAsync(image, lane, cancellation));
         }
         catch (InvalidDataException error)
         {

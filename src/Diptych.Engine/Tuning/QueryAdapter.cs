@@ -58,11 +58,35 @@ public sealed class LowRankTurn
     }
 }
 
-/// <summary>What a collection's searches do with a query of words: turned vectors, and how much meaning counts beside words.</summary>
+/// <summary>What a space's queries go through: what near queries were answered by, then a turn. Either may be missing.</summary>
+public sealed record SpaceAdapter(FeedbackMemory? Memory, LowRankTurn? Turn)
+{
+    public float[] Apply(float[] query)
+    {
+        float[] moved = Memory?.Apply(query) ?? query;
+        return Turn?.Apply(moved) ?? moved;
+    }
+
+    internal void Write(BinaryWriter writer)
+    {
+        writer.Write(Memory is not null);
+        Memory?.Write(writer);
+        writer.Write(Turn is not null);
+        Turn?.Write(writer);
+    }
+
+    internal static SpaceAdapter Read(BinaryReader reader)
+    {
+        FeedbackMemory? memory = reader.ReadBoolean() ? FeedbackMemory.Read(reader) : null;
+        return new SpaceAdapter(memory, reader.ReadBoolean() ? LowRankTurn.Read(reader) : null);
+    }
+}
+
+/// <summary>What a collection's searches do with a query of words: moved vectors, and how much meaning counts beside words.</summary>
 /// <param name="Text">In the text space; null leaves it as it is.</param>
 /// <param name="Cross">In the space shared with images; null leaves it as it is.</param>
 /// <param name="MeaningWeight">Weight of the text channel beside the lexical one's 1.</param>
-public sealed record QueryAdapter(LowRankTurn? Text, LowRankTurn? Cross, double MeaningWeight)
+public sealed record QueryAdapter(SpaceAdapter? Text, SpaceAdapter? Cross, double MeaningWeight)
 {
     private const int Format = 1;
 
@@ -72,10 +96,10 @@ public sealed record QueryAdapter(LowRankTurn? Text, LowRankTurn? Cross, double 
         using var writer = new BinaryWriter(stream);
         writer.Write(Format);
         writer.Write(MeaningWeight);
-        foreach (LowRankTurn? turn in new[] { Text, Cross })
+        foreach (SpaceAdapter? space in new[] { Text, Cross })
         {
-            writer.Write(turn is not null);
-            turn?.Write(writer);
+            writer.Write(space is not null);
+            space?.Write(writer);
         }
         return stream.ToArray();
     }
@@ -91,8 +115,8 @@ public sealed record QueryAdapter(LowRankTurn? Text, LowRankTurn? Cross, double 
                 throw new InvalidDataException("The adapter was written by another version of the program.");
             }
             double weight = reader.ReadDouble();
-            LowRankTurn? text = reader.ReadBoolean() ? LowRankTurn.Read(reader) : null;
-            return new QueryAdapter(text, reader.ReadBoolean() ? LowRankTurn.Read(reader) : null, weight);
+            SpaceAdapter? text = reader.ReadBoolean() ? SpaceAdapter.Read(reader) : null;
+            return new QueryAdapter(text, reader.ReadBoolean() ? SpaceAdapter.Read(reader) : null, weight);
         }
         catch (EndOfStreamException error)
         {

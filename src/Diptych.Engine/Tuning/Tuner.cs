@@ -15,8 +15,9 @@ namespace Diptych.Engine.Tuning;
 public sealed record TuningReport(string Collection, int Queries, int HeldBack, double Before, double After, int? Version);
 
 /// <summary>
-/// Learns from what people said of hits: a small turn of the query's vector in each space, and how much meaning counts beside words. It is
-/// judged by feedback that was held back, and taken up only where nDCG rises there. Documents are not embedded again.
+/// Learns from what people said of hits: to move a query's vector toward what helped near ones, a small turn of it, and how much meaning
+/// counts beside words, each as far as parts of the feedback that were left out in turn say. The whole is judged by feedback that was held
+/// back, and taken up only where nDCG rises there. Documents are not embedded again.
 /// </summary>
 public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher searcher)
 {
@@ -29,7 +30,8 @@ public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher sear
     private const int Rank = 16, Mistaken = 48, Depth = 10, Seed = 1;
     private const float Decay = 0.01f;
     private static readonly double[] MeaningWeights = [0.5, 0.75, 1, 1.5, 2, 3];
-    private static readonly int[] Epochs = [0, 4, 10, 25];
+    private static readonly int[] Epochs = [10, 40];
+    private static readonly (float Threshold, float Strength)[] Memories = [(0.5f, 0.5f), (0.5f, 1), (0.5f, 2), (0.3f, 0.5f), (0.3f, 1), (0.7f, 1), (0.7f, 3)];
 
     /// <param name="progress">Told what is being done.</param>
     /// <exception cref="InvalidRequestException">There is too little feedback to learn from.</exception>
@@ -51,53 +53,55 @@ public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher sear
         Prepared[] prepared = await Task.WhenAll(learnt.Select(j => PrepareAsync(collection, j, cancellation))).ConfigureAwait(false);
 
         progress?.Invoke("choosing how strongly to learn");
-        QueryAdapter?[] none = new QueryAdapter?[Folds];
-        var (epochs, turns, best) = (0, none, 0.0);
-        foreach (int strength in Epochs)
+        var chosen = new Strength(null, 0, 1);
+        double best = await CrossAsync(collection, learnt, prepared, chosen, cancellation).ConfigureAwait(false);
+        foreach (Func<Strength, IEnumerable<Strength>> ways in new Func<Strength, IEnumerable<Strength>>[]
         {
-            QueryAdapter?[] each = [.. Enumerable.Range(0, Folds).Select(f => Learn([.. prepared.Where((_, i) => i % Folds != f)], strength, 1, cancellation))];
-            double score = await CrossAsync(collection, learnt, each, cancellation).ConfigureAwait(false);
-            if (score > best)
-            {
-                (epochs, turns, best) = (strength, each, score);
-            }
-        }
-        double weight = 1;
-        foreach (double meaning in MeaningWeights.Where(m => m != 1))
+            s => Memories.Select(m => s with { Memory = m }), s => MeaningWeights.Select(w => s with { Weight = w }), s => Epochs.Select(e => s with { Epochs = e }),
+        })
         {
-            double score = await CrossAsync(collection, learnt, [.. turns.Select(t => t! with { MeaningWeight = meaning })], cancellation).ConfigureAwait(false);
-            if (score > best)
+            foreach (Strength strength in ways(chosen).ToList())
             {
-                (weight, best) = (meaning, score);
+                double score = await CrossAsync(collection, learnt, prepared, strength, cancellation).ConfigureAwait(false);
+                if (score > best)
+                {
+                    (chosen, best) = (strength, score);
+                }
             }
         }
 
         progress?.Invoke($"judging by {judges.Length} queries");
-        QueryAdapter learned = Learn(prepared, epochs, weight, cancellation);
+        QueryAdapter learned = Learn(prepared, chosen, cancellation);
         double before = await ScoreAsync(collection, judges, searcher.Adapter(collection), cancellation).ConfigureAwait(false);
         double after = await ScoreAsync(collection, judges, learned, cancellation).ConfigureAwait(false);
         return new TuningReport(
             collection, learnt.Length, judges.Length, before, after, after > before ? store.SaveTuning(collection, learned.Write(), before, after, active: true).Version : null);
     }
 
-    private static QueryAdapter Learn(Prepared[] prepared, int epochs, double weight, CancellationToken cancellation)
+    private static QueryAdapter Learn(Prepared[] prepared, Strength strength, CancellationToken cancellation)
     {
-        LowRankTurn? Turn(Func<Prepared, TuningExample?> of)
+        SpaceAdapter? Space(Func<Prepared, TuningExample?> of)
         {
             TuningExample[] examples = [.. prepared.Select(of).OfType<TuningExample>()];
-            return epochs == 0 || examples.Length < LeastQueries / 2 ? null : TurnTrainer.Train(examples, Rank, epochs, Decay, Seed, cancellation);
+            if (examples.Length < LeastQueries / 2)
+            {
+                return null;
+            }
+            FeedbackMemory? memory = strength.Memory is { } m ? FeedbackMemory.Of(examples, m.Threshold, m.Strength) : null;
+            return new SpaceAdapter(memory, strength.Epochs == 0 ? null : TurnTrainer.Train(examples, Rank, strength.Epochs, Decay, Seed, cancellation));
         }
-        return new QueryAdapter(Turn(p => p.Text), Turn(p => p.Cross), weight);
+        return new QueryAdapter(Space(p => p.Text), Space(p => p.Cross), strength.Weight);
     }
 
-    /// <summary>nDCG@10, each part by the adapter that has not seen it.</summary>
-    private async Task<double> CrossAsync(string collection, Judgement[] judgements, QueryAdapter?[] adapters, CancellationToken cancellation)
+    /// <summary>nDCG@10, each part by what the others taught.</summary>
+    private async Task<double> CrossAsync(string collection, Judgement[] judgements, Prepared[] prepared, Strength strength, CancellationToken cancellation)
     {
         double sum = 0;
         for (int f = 0; f < Folds; f++)
         {
             Judgement[] part = [.. judgements.Where((_, i) => i % Folds == f)];
-            sum += part.Length * await ScoreAsync(collection, part, adapters[f], cancellation).ConfigureAwait(false);
+            QueryAdapter others = Learn([.. prepared.Where((_, i) => i % Folds != f)], strength, cancellation);
+            sum += part.Length * await ScoreAsync(collection, part, others, cancellation).ConfigureAwait(false);
         }
         return sum / judgements.Length;
     }
@@ -154,4 +158,6 @@ public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher sear
     private sealed record Judgement(string Query, IReadOnlyList<(string Source, int Ordinal)> Positive, IReadOnlyList<(string Source, int Ordinal)> Negative);
 
     private sealed record Prepared(TuningExample? Text, TuningExample? Cross);
+
+    private sealed record Strength((float Threshold, float Strength)? Memory, int Epochs, double Weight);
 }

@@ -17,8 +17,9 @@ internal static unsafe class Attention
 
     /// <param name="q">[rows, heads, head width]</param>
     /// <param name="mixed">[rows, heads, head width], the result.</param>
-    /// <param name="chunk">A token sees its own chunk of so many only; int.MaxValue for all before it.</param>
-    public static void Run(DecoderConfig config, float* q, float* mixed, BatchRow[] rows, IReadOnlyList<Stretch> batch, KeyValueBlocks cache, int layer, int chunk, CoreTeam team)
+    /// <param name="chunk">A token sees its own chunk of so many only; int.MaxValue for no chunks.</param>
+    /// <param name="window">A token sees so many, itself among them; int.MaxValue for all.</param>
+    public static void Run(DecoderConfig config, float* q, float* mixed, BatchRow[] rows, IReadOnlyList<Stretch> batch, KeyValueBlocks cache, int layer, int chunk, int window, CoreTeam team)
     {
         int group = config.Heads / config.KeyValueHeads, hw = config.HeadWidth, longest = 0;
         foreach (BatchRow row in rows)
@@ -54,6 +55,8 @@ internal static unsafe class Attention
             System.Buffers.ArrayPool<float>.Shared.Return(scores);
         });
 
+        int Begin(int position) => Math.Max(position / chunk * chunk, position < window ? 0 : position - window + 1);
+
         void Some(int first, int count, int start, int kv, IReadOnlyList<int> blocks, float* score)
         {
             float** query = stackalloc float*[Together];
@@ -62,7 +65,7 @@ internal static unsafe class Attention
             {
                 int at = first + Math.Min(i, count - 1), row = start + (at / group), position = rows[row].Position;
                 query[i] = q + (((long)row * config.Heads) + (kv * group) + (at % group)) * hw;
-                from = Math.Min(from, position / chunk * chunk);
+                from = Math.Min(from, Begin(position));
                 to = Math.Max(to, position + 1);
             }
             for (int t = from / Tokens * Tokens; t < to; t += Tokens)
@@ -71,7 +74,7 @@ internal static unsafe class Attention
             }
             for (int i = 0; i < count; i++)
             {
-                int at = first + i, row = start + (at / group), end = rows[row].Position + 1, begin = rows[row].Position / chunk * chunk;
+                int at = first + i, row = start + (at / group), end = rows[row].Position + 1, begin = Begin(rows[row].Position);
                 float* weights = score + (i * room);
                 var span = new Span<float>(weights + begin, end - begin);
                 TensorPrimitives.SoftMax<float>(span, span);

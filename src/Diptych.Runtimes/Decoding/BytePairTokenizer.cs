@@ -17,6 +17,9 @@ public sealed class BytePairTokenizer
     /// <summary>Llama 4's cut.</summary>
     public const string Llama4 = @"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+    /// <summary>Qwen 2's and 3's: Llama 3's with single digits.</summary>
+    public const string Qwen = @"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
     /// <summary>SmolLM2's: single digits, then GPT-2's cut.</summary>
     public const string SmolLm = @"\p{Nd}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[\p{Nl}\p{No}]+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{Nd})|\s+(?!\S)|\s+";
 
@@ -109,6 +112,7 @@ public sealed class BytePairTokenizer
             "smollm" => SmolLm,
             "llama-bpe" or "llama3" => Llama3,
             "llama4" => Llama4,
+            "qwen2" => Qwen,
             var other => throw new InvalidDataException($"{file.Path}: the cut '{other}' is not known."),
         };
         return Of([.. tokens.Cast<string>()], [.. merges.Cast<string>()], cut, i => types is not null && Convert.ToInt32(types[i], CultureInfo.InvariantCulture) is 3 or 4);
@@ -132,7 +136,7 @@ public sealed class BytePairTokenizer
             }
             string[] merges = [.. model.GetProperty("merges").EnumerateArray().Select(m => m.ValueKind == JsonValueKind.String ? m.GetString()! : $"{m[0].GetString()} {m[1].GetString()}")];
             string text_ = json.RootElement.GetProperty("pre_tokenizer").GetRawText();
-            string cut = text_.Contains("{1,3}", StringComparison.Ordinal) ? text_.Contains("\\\\p{Lu}", StringComparison.Ordinal) ? Llama4 : Llama3 : SmolLm;
+            string cut = text_.Contains("{1,3}", StringComparison.Ordinal) ? text_.Contains("\\\\p{Lu}", StringComparison.Ordinal) ? Llama4 : Llama3 : text_.Contains("(?i:'s", StringComparison.Ordinal) ? Qwen : SmolLm;
             return Of(tokens, merges, cut, i => added.ContainsValue(i));
         }
         catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or ArgumentException)
@@ -183,7 +187,7 @@ public sealed class BytePairTokenizer
     /// The text with one character for each code point: .NET's patterns see characters beyond the first plane as halves of no class, so
     /// each of those is stood for by one of its class.
     /// </summary>
-    private static (string Shape, int[] Starts) Shape(string text)
+    internal static (string Shape, int[] Starts) Shape(string text)
     {
         var shape = new StringBuilder(text.Length);
         int[] starts = new int[text.Length + 1];

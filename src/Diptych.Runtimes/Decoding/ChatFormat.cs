@@ -29,6 +29,7 @@ public sealed record ChatFormat(string Begin, string BeforeRole, string AfterRol
     {
         null => null,
         _ when template.Contains("trained by Hugging Face", StringComparison.Ordinal) => SmolLm,
+        _ when template.Contains("You are Qwen, created by Alibaba Cloud", StringComparison.Ordinal) => ChatMl with { DefaultSystem = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." },
         _ when template.Contains("<|im_start|>", StringComparison.Ordinal) => ChatMl,
         _ when template.Contains("<|header_start|>", StringComparison.Ordinal) => Llama4,
         _ when template.Contains("<|start_header_id|>", StringComparison.Ordinal) => Llama3,

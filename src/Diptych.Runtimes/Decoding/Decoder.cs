@@ -1,5 +1,4 @@
 using System.Numerics.Tensors;
-using System.Text.Json;
 
 namespace Diptych.Runtimes.Decoding;
 
@@ -15,7 +14,7 @@ internal sealed record Stretch(int[] Tokens, int Position, IReadOnlyList<int> Bl
 /// A decoder of Llama's family: RMSNorm, rotary positions, grouped-query attention, SwiGLU. A batch is stretches of any sequences laid
 /// end to end: answers that decode a token and chunks of prompts run together, nothing is padded, and each has its own adapter.
 /// </summary>
-public sealed unsafe class Decoder : IDisposable
+public sealed unsafe partial class Decoder : IDisposable
 {
     private readonly WeightMatrix _embedding;
     private readonly WeightMatrix _head;
@@ -43,6 +42,8 @@ public sealed unsafe class Decoder : IDisposable
             StoredTensor stored = find(tensor) ?? throw new InvalidDataException($"The model lacks '{tensor}'.");
             return stored.Count == config.Width ? fileOf(tensor).Floats(stored) : throw new InvalidDataException($"'{tensor}' has {stored.Count} numbers, and should have {config.Width}.");
         }
+        float[]? Optional(string tensor, int count) => find(tensor) is not { } stored ? null
+            : stored.Count == count ? fileOf(tensor).Floats(stored) : throw new InvalidDataException($"'{tensor}' has {stored.Count} numbers, and should have {count}.");
         try
         {
             _embedding = Matrix(embedding, config.Vocabulary, config.Width);
@@ -55,9 +56,15 @@ public sealed unsafe class Decoder : IDisposable
                     (int rows, int columns) = Shape(config, module);
                     return Matrix(name(l, module), rows, columns);
                 }
+                float[]? Bias(string module) => Optional(name(l, module).Replace(".weight", ".bias", StringComparison.Ordinal), Shape(config, module).Rows);
                 return new Layer(
                     Vector(name(l, "input_layernorm")), Of("q_proj"), Of("k_proj"), Of("v_proj"), Of("o_proj"), Vector(name(l, "post_attention_layernorm")),
-                    config.Llama4?.HasExperts[l] == true ? Experts(l) : new DenseFeedForward(Of("gate_proj"), Of("up_proj"), Of("down_proj")));
+                    config.Llama4?.HasExperts[l] == true ? Experts(l) : new DenseFeedForward(Of("gate_proj"), Of("up_proj"), Of("down_proj")))
+                {
+                    Biases = [Bias("q_proj"), Bias("k_proj"), Bias("v_proj"), Bias("o_proj")],
+                    QueryNorm = Optional(name(l, "q_norm"), config.HeadWidth),
+                    KeyNorm = Optional(name(l, "k_norm"), config.HeadWidth),
+                };
             })];
 
             FeedForward Experts(int layer)
@@ -121,49 +128,6 @@ public sealed unsafe class Decoder : IDisposable
     /// <summary>Bytes of memory of the weights.</summary>
     public long ByteSize => _all.Sum(m => m.ByteSize);
 
-    /// <summary>Opens a GGUF file, or a directory in Hugging Face's layout (config.json and safetensors, sharded or not).</summary>
-    /// <exception cref="InvalidDataException">It is no model that can be run; the message says what is wrong with it.</exception>
-    public static Decoder Open(string path, WeightFormat format = WeightFormat.AsStored)
-    {
-        if (File.Exists(path))
-        {
-            using var file = new GgufFile(path);
-            return new Decoder(
-                DecoderConfig.FromGguf(file), n => file.Tensors.GetValueOrDefault(n), _ => file, (l, m) => $"blk.{l}.{GgufNames[m]}.weight",
-                "token_embd.weight", "output.weight", "output_norm.weight", format);
-        }
-        string config = System.IO.Path.Combine(path, "config.json");
-        if (!File.Exists(config))
-        {
-            throw new InvalidDataException($"{path} is neither a GGUF file nor a directory with config.json.");
-        }
-        var files = new Dictionary<string, TensorFile>(StringComparer.Ordinal);
-        try
-        {
-            foreach (string shard in Shards(path))
-            {
-                var file = new SafeTensorsFile(shard);
-                foreach (string tensor in file.Tensors.Keys)
-                {
-                    files[tensor] = file;
-                }
-            }
-            DecoderConfig shapes = DecoderConfig.FromJson(config);
-            string prefix = files.ContainsKey("language_model.model.embed_tokens.weight") ? "language_model." : "", feed = shapes.Llama4 is null ? "mlp" : "feed_forward";
-            return new Decoder(
-                shapes, n => files.GetValueOrDefault(n)?.Tensors[n], n => files[n],
-                (l, m) => $"{prefix}model.layers.{l}." + (m == "feed_forward" ? m : m.EndsWith("proj", StringComparison.Ordinal) ? $"{(m is "gate_proj" or "up_proj" or "down_proj" ? feed : "self_attn")}.{m}.weight" : $"{m}.weight"),
-                $"{prefix}model.embed_tokens.weight", $"{prefix}lm_head.weight", $"{prefix}model.norm.weight", format);
-        }
-        finally
-        {
-            foreach (TensorFile file in files.Values.Distinct())
-            {
-                file.Dispose();
-            }
-        }
-    }
-
     /// <summary>Shape of a matrix by its name in Hugging Face's layout.</summary>
     internal static (int Rows, int Columns) Shape(DecoderConfig config, string module) => module switch
     {
@@ -215,11 +179,20 @@ public sealed unsafe class Decoder : IDisposable
             int at = l;
             ByRows(team, n, i =>
             {
+                AddTo(q + ((long)i * qWidth), layer.Biases[0]);
+                AddTo(k + ((long)i * kvWidth), layer.Biases[1]);
+                AddTo(v + ((long)i * kvWidth), layer.Biases[2]);
+                NormHeads(q + ((long)i * qWidth), layer.QueryNorm, Config.Heads);
+                NormHeads(k + ((long)i * kvWidth), layer.KeyNorm, Config.KeyValueHeads);
                 Place(q + ((long)i * qWidth), k + ((long)i * kvWidth), rows[i].Position, turns + ((long)i * 2 * half), at);
                 cache.Write(batch[rows[i].Stretch].Blocks[rows[i].Position / KeyValueBlocks.TokensPerBlock], at, rows[i].Position, k + ((long)i * kvWidth), v + ((long)i * kvWidth));
             });
-            Attention.Run(Config, q, mixed, rows, batch, cache, l, Config.Llama4 is { } llama4 && llama4.HasPositions[l] ? llama4.Chunk : int.MaxValue, team);
+            Attention.Run(Config, q, mixed, rows, batch, cache, l, Config.Llama4 is { } llama4 && llama4.HasPositions[l] ? llama4.Chunk : int.MaxValue, Config.Window ?? int.MaxValue, team);
             Multiply(layer.O, "o_proj", l, mixed, n, o, batch, team);
+            for (int i = 0; layer.Biases[3] is not null && i < n; i++)
+            {
+                AddTo(o + ((long)i * width), layer.Biases[3]);
+            }
             Add(o, x, n * width);
             Norm(x, layer.PostNorm, h, n, team);
             layer.FeedForward.Run(h, n, o, batch, l, team);
@@ -250,31 +223,6 @@ public sealed unsafe class Decoder : IDisposable
             matrix.Dispose();
         }
         _all.Clear();
-    }
-
-    private static readonly Dictionary<string, string> GgufNames = new(StringComparer.Ordinal)
-    {
-        ["input_layernorm"] = "attn_norm",
-        ["q_proj"] = "attn_q",
-        ["k_proj"] = "attn_k",
-        ["v_proj"] = "attn_v",
-        ["o_proj"] = "attn_output",
-        ["post_attention_layernorm"] = "ffn_norm",
-        ["gate_proj"] = "ffn_gate",
-        ["up_proj"] = "ffn_up",
-        ["down_proj"] = "ffn_down",
-    };
-
-    private static IEnumerable<string> Shards(string directory)
-    {
-        string index = System.IO.Path.Combine(directory, "model.safetensors.index.json");
-        if (!File.Exists(index))
-        {
-            string single = System.IO.Path.Combine(directory, "model.safetensors");
-            return File.Exists(single) ? [single] : throw new InvalidDataException($"{directory} has no model.safetensors.");
-        }
-        using var json = JsonDocument.Parse(File.ReadAllBytes(index));
-        return [.. json.RootElement.GetProperty("weight_map").EnumerateObject().Select(e => System.IO.Path.GetFileName(e.Value.GetString()!)).Distinct(StringComparer.Ordinal).Select(f => System.IO.Path.Combine(directory, f))];
     }
 
     /// <summary>The product, and each sequence's adapter on top.</summary>
@@ -368,11 +316,39 @@ public sealed unsafe class Decoder : IDisposable
         }
     }
 
+    private static void AddTo(float* row, float[]? bias)
+    {
+        if (bias is not null)
+        {
+            var to = new Span<float>(row, bias.Length);
+            TensorPrimitives.Add(to, bias, to);
+        }
+    }
+
+    private void NormHeads(float* heads, float[]? weight, int count)
+    {
+        for (int head = 0; weight is not null && head < count; head++)
+        {
+            var of = new Span<float>(heads + (head * Config.HeadWidth), Config.HeadWidth);
+            TensorPrimitives.Multiply(of, 1 / MathF.Sqrt((TensorPrimitives.SumOfSquares<float>(of) / Config.HeadWidth) + Config.NormEpsilon), of);
+            TensorPrimitives.Multiply(of, weight, of);
+        }
+    }
+
     private static void Add(float* from, float* to, int count) =>
         TensorPrimitives.Add(new ReadOnlySpan<float>(to, count), new ReadOnlySpan<float>(from, count), new Span<float>(to, count));
 
     private static void Copy(float* from, float* to, int count) => new ReadOnlySpan<float>(from, count).CopyTo(new Span<float>(to, count));
 
     private sealed record Layer(
-        float[] InputNorm, WeightMatrix Q, WeightMatrix K, WeightMatrix V, WeightMatrix O, float[] PostNorm, FeedForward FeedForward);
+        float[] InputNorm, WeightMatrix Q, WeightMatrix K, WeightMatrix V, WeightMatrix O, float[] PostNorm, FeedForward FeedForward)
+    {
+        /// <summary>Of queries, keys, values and the output; null where there is none (Qwen 2 has the first three).</summary>
+        public float[]?[] Biases { get; init; } = new float[]?[4];
+
+        /// <summary>Weights of each query head's norm (Qwen 3); null where there is none.</summary>
+        public float[]? QueryNorm { get; init; }
+
+        public float[]? KeyNorm { get; init; }
+    }
 }

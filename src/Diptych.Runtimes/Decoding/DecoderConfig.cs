@@ -34,6 +34,9 @@ public sealed record DecoderConfig
     /// <summary>Whether neighbours are rotated together (as GGUF stores Llama), not the two halves of a head.</summary>
     public bool RopeInterleaved { get; init; }
 
+    /// <summary>Tokens that a token sees, itself among them (Mistral); null for all before it.</summary>
+    public int? Window { get; init; }
+
     /// <summary>What Llama 4 adds; null for its forebears.</summary>
     public Llama4Additions? Llama4 { get; init; }
 
@@ -48,9 +51,13 @@ public sealed record DecoderConfig
             using var json = JsonDocument.Parse(File.ReadAllBytes(path));
             JsonElement c = json.RootElement;
             string type = c.TryGetProperty("model_type", out JsonElement named) ? named.GetString()! : "";
-            if (type is not ("llama" or "mistral" or "llama4" or "llama4_text"))
+            if (type is not ("llama" or "mistral" or "qwen2" or "qwen3" or "llama4" or "llama4_text"))
             {
-                throw new InvalidDataException($"{path}: models of type '{type}' cannot be run. Those of type llama, mistral and llama4 can.");
+                throw new InvalidDataException($"{path}: models of type '{type}' cannot be run. Those of type llama, mistral, qwen2, qwen3 and llama4 can.");
+            }
+            if (c.TryGetProperty("use_sliding_window", out JsonElement slides) && slides.ValueKind == JsonValueKind.True)
+            {
+                throw new InvalidDataException($"{path}: sliding windows in some layers only (use_sliding_window) cannot be run.");
             }
             int? imageToken = c.TryGetProperty("image_token_index", out JsonElement image) ? image.GetInt32() : null;
             c = c.TryGetProperty("text_config", out JsonElement text) ? text : c;
@@ -71,6 +78,7 @@ public sealed record DecoderConfig
                 InnerWidth = c.GetProperty(type.StartsWith("llama4", StringComparison.Ordinal) ? "intermediate_size_mlp" : "intermediate_size").GetInt32(),
                 RopeInterleaved = type.StartsWith("llama4", StringComparison.Ordinal),
                 Llama4 = type.StartsWith("llama4", StringComparison.Ordinal) ? Llama4Additions.Of(c, imageToken) : null,
+                Window = type == "mistral" && c.TryGetProperty("sliding_window", out JsonElement window) && window.ValueKind == JsonValueKind.Number ? window.GetInt32() : null,
                 Vocabulary = c.GetProperty("vocab_size").GetInt32(),
                 MaxTokens = c.GetProperty("max_position_embeddings").GetInt32(),
                 NormEpsilon = Float(c, "rms_norm_eps", 1e-6f),
@@ -95,11 +103,11 @@ public sealed record DecoderConfig
     public static DecoderConfig FromGguf(GgufFile file)
     {
         string architecture = file.String("general.architecture") ?? "";
-        if (architecture != "llama")
+        if (architecture is not ("llama" or "qwen2" or "qwen3"))
         {
-            throw new InvalidDataException($"{file.Path}: models of architecture '{architecture}' cannot be run. Those of llama can.");
+            throw new InvalidDataException($"{file.Path}: models of architecture '{architecture}' cannot be run. Those of llama, qwen2 and qwen3 can.");
         }
-        double Need(string name) => file.Number($"llama.{name}") ?? throw new InvalidDataException($"{file.Path} lacks llama.{name}.");
+        double Need(string name) => file.Number($"{architecture}.{name}") ?? throw new InvalidDataException($"{file.Path} lacks {architecture}.{name}.");
         int heads = (int)Need("attention.head_count"), width = (int)Need("embedding_length");
         return new DecoderConfig
         {
@@ -107,21 +115,22 @@ public sealed record DecoderConfig
             Layers = (int)Need("block_count"),
             Width = width,
             Heads = heads,
-            KeyValueHeads = (int)(file.Number("llama.attention.head_count_kv") ?? heads),
-            HeadWidth = (int)(file.Number("llama.attention.key_length") ?? width / heads),
+            KeyValueHeads = (int)(file.Number($"{architecture}.attention.head_count_kv") ?? heads),
+            HeadWidth = (int)(file.Number($"{architecture}.attention.key_length") ?? width / heads),
             InnerWidth = (int)Need("feed_forward_length"),
             Vocabulary = file.Tensors.TryGetValue("token_embd.weight", out StoredTensor? embedding) ? embedding.Shape[0] : throw new InvalidDataException($"{file.Path} lacks token_embd.weight."),
             MaxTokens = (int)Need("context_length"),
             NormEpsilon = (float)Need("attention.layer_norm_rms_epsilon"),
-            RopeTheta = (float)(file.Number("llama.rope.freq_base") ?? 10000),
-            RopeInterleaved = true,
+            RopeTheta = (float)(file.Number($"{architecture}.rope.freq_base") ?? 10000),
+            RopeInterleaved = architecture == "llama",
+            Window = (int?)file.Number($"{architecture}.attention.sliding_window"),
             EndTokens = file.Number("tokenizer.ggml.eos_token_id") is { } end ? [(int)end] : [],
         }.Check(file.Path);
     }
 
     private DecoderConfig Check(string path) =>
         Layers is < 1 or > 1024 || Width is < 1 or > 1 << 16 || Heads is < 1 or > 1024 || KeyValueHeads < 1 || Heads % KeyValueHeads != 0 || HeadWidth is < 2 or > 1024 || HeadWidth % 2 != 0
-            || InnerWidth is < 1 or > 1 << 18 || Vocabulary is < 1 or > 1 << 22 || MaxTokens < 1
+            || InnerWidth is < 1 or > 1 << 18 || Window is < 1 || Vocabulary is < 1 or > 1 << 22 || MaxTokens < 1
             ? throw new InvalidDataException($"{path}: these shapes cannot be a decoder's: {this}")
             : this;
 }

@@ -200,7 +200,7 @@ public sealed unsafe class Llama4Vision : IDisposable
         }
     }
 
-    private static double Erf(double x)
+    internal static double Erf(double x)
     {
         double z = Math.Abs(x);
         if (z > 6)

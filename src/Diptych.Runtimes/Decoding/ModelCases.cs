@@ -21,6 +21,10 @@ public static class ModelCases
         {
             throw new InvalidDataException($"{adapter ?? directory} has no cases.safetensors to run.");
         }
+        if (adapter is null && Encoders.DualEncoder.IsIn(directory))
+        {
+            return Encoders.EncoderCases.Run(directory);
+        }
         using Decoder decoder = Decoder.Open(LocalModel.Find(directory) ?? throw new InvalidDataException($"{directory} holds no decoder."), WeightFormat.F32);
         using LoraAdapter? lora = adapter is null ? null : LoraAdapter.Load(adapter, decoder.Config);
         using var file = new SafeTensorsFile(path);

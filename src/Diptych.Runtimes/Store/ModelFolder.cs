@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text.Json;
 using Diptych.Core;
 using Diptych.Runtimes.Decoding;
+using Diptych.Runtimes.Encoders;
 using Diptych.Runtimes.Ocr;
 
 namespace Diptych.Runtimes.Store;
@@ -14,6 +15,9 @@ public enum ModelKind
 
     /// <summary>Writes: a decoder of Llama's family, in Hugging Face's layout or GGUF.</summary>
     Decoder,
+
+    /// <summary>Embeds texts and pictures in one space: CLIP or SigLIP, in Hugging Face's layout.</summary>
+    DualEncoder,
 
     /// <summary>Changes a decoder by low-rank additions (PEFT LoRA).</summary>
     Adapter,
@@ -179,13 +183,17 @@ public sealed class ModelFolder(string folder)
         {
             return ModelKind.Adapter;
         }
+        if (DualEncoder.IsIn(directory))
+        {
+            return ModelKind.DualEncoder;
+        }
         if (LocalModel.Find(directory) is { } decoder)
         {
             // What cannot be run is refused now, and not when somebody asks it.
             LocalModel.Check(decoder);
             return ModelKind.Decoder;
         }
-        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), adapters for them (PEFT LoRA), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
+        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), adapters for them (PEFT LoRA), CLIP and SigLIP (config.json and model.safetensors), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
     }
 
     private static string Hash(string path)

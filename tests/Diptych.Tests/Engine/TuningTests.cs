@@ -29,14 +29,26 @@ public sealed class TuningTests
     }
 
     [Fact]
+    public void A_query_moves_toward_what_helped_near_ones_and_stays_where_none_is_near()
+    {
+        var random = new Random(6);
+        float[] asked = Unit(random), helped = Unit(random), elsewhere = Unit(random);
+        TensorPrimitives.MultiplyAdd(asked, -TensorPrimitives.Dot<float>(asked, elsewhere), elsewhere, elsewhere);
+        FeedbackMemory memory = FeedbackMemory.Of([new TuningExample(asked, [helped], [Unit(random)])], 0.5f, 1);
+        Assert.True(TensorPrimitives.Dot<float>(memory.Apply(asked), helped) > TensorPrimitives.Dot<float>(asked, helped) + 0.2f);
+        Assert.Equal(1, TensorPrimitives.Norm<float>(memory.Apply(asked)), 1e-5);
+        Assert.Same(elsewhere, memory.Apply(elsewhere));
+    }
+
+    [Fact]
     public void An_adapter_is_read_as_it_was_written_and_nothing_else_is()
     {
         var random = new Random(5);
         float[] u = [.. Enumerable.Range(0, Dimensions * 3).Select(_ => (float)random.NextDouble())], v = [.. u.Reverse()];
-        byte[] bytes = new QueryAdapter(new LowRankTurn(Dimensions, 3, u, v), null, 1.5).Write();
+        byte[] bytes = new QueryAdapter(new SpaceAdapter(new FeedbackMemory(Dimensions, u, v, 0.5f, 2), new LowRankTurn(Dimensions, 3, u, v)), null, 1.5).Write();
         QueryAdapter read = QueryAdapter.Read(bytes);
         float[] query = Unit(random);
-        Assert.Equal(new LowRankTurn(Dimensions, 3, u, v).Apply(query), read.Text!.Apply(query));
+        Assert.Equal(new LowRankTurn(Dimensions, 3, u, v).Apply(new FeedbackMemory(Dimensions, u, v, 0.5f, 2).Apply(query)), read.Text!.Apply(query));
         Assert.Equal((null, 1.5), (read.Cross, read.MeaningWeight));
         Assert.Throws<InvalidDataException>(() => QueryAdapter.Read(bytes[..20]));
         Assert.Throws<InvalidDataException>(() => QueryAdapter.Read([9, 0, 0, 0, .. bytes[4..]]));

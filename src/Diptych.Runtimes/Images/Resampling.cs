@@ -6,20 +6,37 @@ using SkiaSharp;
 namespace Diptych.Runtimes.Images;
 
 /// <summary>
-/// Bicubic resize (a = -0.5) whose support grows with the reduction: separable, horizontal first, rounded to bytes between the
-/// passes. In Pillow's own fixed point (22 bits of weight), because an int8 tower turns one pixel step into a cosine of 0.999.
+/// Resizes, bicubic (a = -0.5) or bilinear, with a support that grows with the reduction: separable, horizontal first, rounded to bytes
+/// between the passes. In Pillow's own fixed point (22 bits of weight), because an int8 tower turns one pixel step into a cosine of 0.999.
 /// </summary>
-internal static class Bicubic
+internal static class Resampling
 {
     private const int WeightBits = 22;
     private const int Half = 1 << (WeightBits - 1);
 
     /// <returns>RGB bytes [height, width, 3].</returns>
-    public static byte[] Resize(SKBitmap source, int width, int height)
+    public static byte[] Resize(Inference.RgbImage source, int width, int height, bool bilinear = false)
+    {
+        if (source.Width == width && source.Height == height)
+        {
+            return source.Pixels;
+        }
+        using var bitmap = new SKBitmap(new SKImageInfo(source.Width, source.Height, SKColorType.Rgba8888, SKAlphaType.Opaque));
+        Span<byte> rgba = bitmap.GetPixelSpan();
+        for (int i = 0; i < source.Width * source.Height; i++)
+        {
+            source.Pixels.AsSpan(3 * i, 3).CopyTo(rgba[(4 * i)..]);
+            rgba[(4 * i) + 3] = 255;
+        }
+        return Resize(bitmap, width, height, bilinear);
+    }
+
+    /// <returns>RGB bytes [height, width, 3].</returns>
+    public static byte[] Resize(SKBitmap source, int width, int height, bool bilinear = false)
     {
         ReadOnlySpan<byte> rgba = source.GetPixelSpan();
         int stride = source.RowBytes, sourceHeight = source.Height;
-        Taps columns = Taps.For(source.Width, width), rows = Taps.For(sourceHeight, height);
+        Taps columns = Taps.For(source.Width, width, bilinear), rows = Taps.For(sourceHeight, height, bilinear);
 
         // [sourceHeight, width, 3], as integers that hold bytes: the vertical pass then is a weighted sum of whole rows.
         int rowLength = width * 3;
@@ -71,9 +88,9 @@ internal static class Bicubic
     {
         public ReadOnlySpan<int> Weights(int i) => All.AsSpan(i * Widest, Length[i]);
 
-        public static Taps For(int source, int target)
+        public static Taps For(int source, int target, bool bilinear)
         {
-            double scale = (double)source / target, spread = Math.Max(scale, 1), support = 2 * spread;
+            double scale = (double)source / target, spread = Math.Max(scale, 1), support = (bilinear ? 1 : 2) * spread;
             int widest = (int)Math.Ceiling(support * 2) + 1;
             var taps = new Taps(new int[target], new int[target], new int[target * widest], widest);
             for (int i = 0; i < target; i++)
@@ -83,22 +100,23 @@ internal static class Bicubic
                 double sum = 0;
                 for (int j = from; j < to; j++)
                 {
-                    sum += Kernel((j - center + 0.5) / spread);
+                    sum += Kernel((j - center + 0.5) / spread, bilinear);
                 }
                 for (int j = from; j < to; j++)
                 {
-                    taps.All[(i * widest) + j - from] = (int)Math.Round(Kernel((j - center + 0.5) / spread) / sum * (1 << WeightBits), MidpointRounding.AwayFromZero);
+                    taps.All[(i * widest) + j - from] = (int)Math.Round(Kernel((j - center + 0.5) / spread, bilinear) / sum * (1 << WeightBits), MidpointRounding.AwayFromZero);
                 }
                 (taps.Start[i], taps.Length[i]) = (from, to - from);
             }
             return taps;
         }
 
-        private static double Kernel(double x)
+        private static double Kernel(double x, bool bilinear)
         {
             const double a = -0.5;
             x = Math.Abs(x);
-            return x < 1 ? (((a + 2) * x - (a + 3)) * x * x) + 1
+            return bilinear ? Math.Max(0, 1 - x)
+                : x < 1 ? (((a + 2) * x - (a + 3)) * x * x) + 1
                 : x < 2 ? ((((x - 5) * x) + 8) * x - 4) * a
                 : 0;
         }

@@ -1,0 +1,152 @@
+using System.Security.Cryptography;
+using System.Text.Json;
+using Diptych.Core;
+using Diptych.Inference;
+using Diptych.Runtimes.Decoding;
+
+namespace Diptych.Runtimes.Encoders;
+
+/// <summary>
+/// A pair of towers for text and pictures, CLIP's or SigLIP's, from the folder of Hugging Face's layout: config.json, model.safetensors,
+/// preprocessor_config.json, and CLIP's tokenizer. Both run as models of the inference service.
+/// </summary>
+public sealed class DualEncoder
+{
+    private const string Output = "embedding";
+    private readonly InferenceService _service;
+    private readonly IImageDecoder _images;
+    private readonly PreparationPool _preparation;
+    private readonly PictureScaling _scaling;
+    private readonly ITokenizer? _tokenizer;
+    private readonly string _name;
+
+    private DualEncoder(string name, InferenceService service, IImageDecoder images, PreparationPool preparation, PictureScaling scaling, ITokenizer? tokenizer, int dimensions) =>
+        (_name, _service, _images, _preparation, _scaling, _tokenizer, Dimensions) = (name, service, images, preparation, scaling, tokenizer, dimensions);
+
+    /// <summary>Width of the vectors.</summary>
+    public int Dimensions { get; }
+
+    public string TextModel => $"{_name}-text";
+
+    public string ImageModel => $"{_name}-image";
+
+    /// <summary>Whether the folder holds such a pair.</summary>
+    public static bool IsIn(string directory) => Kind(directory) is not null && File.Exists(Path.Combine(directory, "model.safetensors"));
+
+    /// <summary>Reads everything but the weights, and makes the towers known to the service; they are loaded when first asked for.</summary>
+    /// <exception cref="InvalidDataException">It is no pair that can be run; the message says why.</exception>
+    public static DualEncoder Open(string name, string directory, InferenceService service, IImageDecoder images, PreparationPool preparation)
+    {
+        bool siglip = Kind(directory) == "siglip";
+        using JsonDocument config = Config(directory);
+        using var file = new SafeTensorsFile(Path.Combine(directory, "model.safetensors"));
+        using var text = new TextTower(file, config.RootElement.GetProperty("text_config"), siglip);
+        using var image = new ImageTower(file, config.RootElement.GetProperty("vision_config"), siglip);
+        if (text.Dimensions != image.Dimensions)
+        {
+            throw new InvalidDataException($"{directory}: texts become {text.Dimensions} numbers and pictures {image.Dimensions}.");
+        }
+        PictureScaling scaling = PictureScaling.Read(directory, image.Side, siglip);
+        string revision = Convert.ToHexStringLower(SHA256.HashData(File.ReadAllBytes(Path.Combine(directory, "config.json"))))[..12];
+        var encoder = new DualEncoder(name, service, images, preparation, scaling, ClipTokenizer.Open(directory, text.MaxTokens), text.Dimensions);
+        var outputs = new Dictionary<string, int> { [Output] = text.Dimensions };
+        long half = file.Length / 2;
+        service.Add(new Backend(new ModelDescription(encoder.TextModel, revision, InputKind.Tokens, outputs, text.MaxTokens, half), directory, siglip, null));
+        service.Add(new Backend(new ModelDescription(encoder.ImageModel, revision, InputKind.Pixels, outputs, 1, half, 3 * image.Side * image.Side), directory, siglip, scaling));
+        return encoder;
+    }
+
+    /// <exception cref="InvalidRequestException">The pair has no tokenizer that is read.</exception>
+    /// <exception cref="OverloadedException">It would be late.</exception>
+    public async Task<float[]> EmbedTextAsync(string text, Lane lane, CancellationToken cancellation)
+    {
+        if (_tokenizer is null)
+        {
+            throw new InvalidRequestException($"{_name} has no tokenizer that is read (CLIP's tokenizer.json, or vocab.json and merges.txt): it embeds pictures only.");
+        }
+        return await RunAsync(new InferenceRequest(TextModel, lane, _tokenizer.Encode(text), []), cancellation).ConfigureAwait(false);
+    }
+
+    /// <exception cref="InvalidDataException">Not an image, damaged, or too large.</exception>
+    /// <exception cref="OverloadedException">It would be late.</exception>
+    public async Task<float[]> EmbedImageAsync(byte[] file, Lane lane, CancellationToken cancellation)
+    {
+        byte[] pixels = await _preparation.RunAsync(() => _scaling.Shape(_images.Prepare(file, thumbnail: false, fullSide: MostSide).Full!), lane, file.Length, cancellation).ConfigureAwait(false);
+        return await RunAsync(new InferenceRequest(ImageModel, lane, [], pixels), cancellation).ConfigureAwait(false);
+    }
+
+    /// <summary>Tokens of a text; 0 where there is no tokenizer.</summary>
+    public int Count(string text) => _tokenizer?.Encode(text).Length ?? 0;
+
+    /// <summary>Beyond this a picture is shrunk before it is resized: no tower sees the difference.</summary>
+    private const int MostSide = 4096;
+
+    internal static JsonDocument Config(string directory)
+    {
+        string path = Path.Combine(directory, "config.json");
+        try
+        {
+            return JsonDocument.Parse(File.ReadAllBytes(path));
+        }
+        catch (JsonException error)
+        {
+            throw new InvalidDataException($"{path} is no JSON: {error.Message}", error);
+        }
+    }
+
+    /// <returns>clip or siglip; null for anything else.</returns>
+    internal static string? Kind(string directory)
+    {
+        if (!File.Exists(Path.Combine(directory, "config.json")))
+        {
+            return null;
+        }
+        using JsonDocument config = Config(directory);
+        return config.RootElement.TryGetProperty("model_type", out JsonElement type) && type.GetString() is "clip" or "siglip" ? type.GetString() : null;
+    }
+
+    private async Task<float[]> RunAsync(InferenceRequest request, CancellationToken cancellation)
+    {
+        RequestTerms terms = RequestTerms.Current;
+        request = request with { Lane = terms.Lane ?? request.Lane, TimeLimit = terms.Left(_service.Time), Tenant = terms.Tenant };
+        return (await _service.RunAsync(request, cancellation).ConfigureAwait(false))[Output];
+    }
+
+    private sealed class Backend(ModelDescription description, string directory, bool siglip, PictureScaling? scaling) : IModelBackend
+    {
+        public ModelDescription Description => description;
+
+        public ValueTask<ILoadedModel> LoadAsync(Device device, CancellationToken cancellation)
+        {
+            if (device.Name != "cpu")
+            {
+                throw new InvalidRequestException($"{description.Name} runs on the cpu, not on '{device.Name}'.");
+            }
+            using JsonDocument config = Config(directory);
+            using var file = new SafeTensorsFile(Path.Combine(directory, "model.safetensors"));
+            return ValueTask.FromResult<ILoadedModel>(scaling is null
+                ? new Loaded(new TextTower(file, config.RootElement.GetProperty("text_config"), siglip), null)
+                : new Loaded(new ImageTower(file, config.RootElement.GetProperty("vision_config"), siglip), scaling));
+        }
+    }
+
+    private sealed class Loaded(EncoderTower tower, PictureScaling? scaling) : ILoadedModel
+    {
+        public ValueTask<BatchOutput> ExecuteAsync(Batch batch, CancellationToken cancellation)
+        {
+            float[][] rows = new float[batch.Count][];
+            for (int i = 0; i < batch.Count; i++)
+            {
+                int from = batch.Offsets[i], to = batch.Offsets[i + 1];
+                rows[i] = tower is TextTower text ? text.Run(batch.Tokens.AsSpan(from, to - from)) : ((ImageTower)tower).Run(scaling!.Scale(batch.Pixels.AsSpan(from, to - from)));
+            }
+            return ValueTask.FromResult(new BatchOutput(new Dictionary<string, float[][]> { [Output] = rows }));
+        }
+
+        public ValueTask DisposeAsync()
+        {
+            tower.Dispose();
+            return ValueTask.CompletedTask;
+        }
+    }
+}

