@@ -53,6 +53,7 @@ public sealed class ModelTests : IDisposable
         await OkAsync("ingest", Path.Combine(Host.Samples, "documents"));
         await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), "--name", "smollm2");
         await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "starter-vlm"), "--name", "captions");
+        await OkAsync("models", "add", Path.Combine(SharedFolder, "golden", "tiny", "clip"), "--name", "tiny-clip");
         using var written = JsonDocument.Parse(await OkAsync("ask", "How heavy is Chelsea?", "--model", "smollm2", "--json"));
         Assert.NotEmpty(written.RootElement.GetProperty("text").GetString()!);
         using var server = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", _data]) { RedirectStandardOutput = true })!;
@@ -97,6 +98,7 @@ public sealed class ModelTests : IDisposable
                 }
                 const picture = { type: "image_url", image_url: { url: "data:image/png;base64," + (await import("node:fs")).readFileSync(process.argv[3]).toString("base64") } };
                 const seen = await client.chat.completions.create({ model: "smollm2:captions", messages: [{ role: "user", content: [picture, { type: "text", text: "Describe this image." }] }], temperature: 0, max_tokens: 30 });
+                const embedded = await client.embeddings.create({ model: "tiny-clip", input: [{ image: (await import("node:fs")).readFileSync(process.argv[3]).toString("base64") }], encoding_format: "float" });
                 const status = async body => { try { await client.chat.completions.create({ model: "smollm2", messages, ...body }); return 200; } catch (e) { return e.status; } };
                 const wrong = [
                   await status({ response_format: { type: "json_schema", json_schema: { name: "x", schema: { type: "integer", multipleOf: 7 } } } }), await status({ n: 99 }), await status({ tools, tool_choice: "sometimes" }),
@@ -106,7 +108,7 @@ public sealed class ModelTests : IDisposable
                 try { await client.chat.completions.create({ model: "gpt", messages }); } catch (e) { refused = e.status; }
                 console.log(JSON.stringify({ whole: whole.choices[0].message.content, text, finish, usage, plain: plain.choices[0].text, same: four.every(f => f.choices[0].message.content === text), refused, missing, differs: adapted.choices[0].message.content !== text,
                   shaped: JSON.parse(shaped.choices[0].message.content), call: called.choices[0], callArguments: JSON.parse(called.choices[0].message.tool_calls[0].function.arguments), calling: calling.filter(c => c?.delta?.tool_calls).map(c => c.delta.tool_calls[0].function.name), callFinish: calling.at(-1).finish_reason, toldBack: toldBack.choices[0].message.content.length,
-                  several: several.choices.map(c => c.message.content), chances: several.choices[0].logprobs.content.map(c => [c.logprob, c.top_logprobs.length]), pattern: pattern.choices[0].message.content, response: response.output_text, streamed, kinds: [...kinds], seen: seen.choices[0].message.content, wrong }));
+                  several: several.choices.map(c => c.message.content), chances: several.choices[0].logprobs.content.map(c => [c.logprob, c.top_logprobs.length]), pattern: pattern.choices[0].message.content, response: response.output_text, streamed, kinds: [...kinds], seen: seen.choices[0].message.content, embedded: embedded.data[0].embedding.length, wrong }));
                 """);
             var run = await Host.RunAsync("node", ["check.mjs", url, Path.Combine(Host.Samples, "photos", "coffee.png")], directory: folder);
             Assert.True(run.ExitCode == 0, run.Error);
@@ -130,6 +132,7 @@ public sealed class ModelTests : IDisposable
             Assert.Equal(r.GetProperty("response").GetString(), r.GetProperty("streamed").GetString());
             Assert.Superset(new HashSet<string?>(["response.created", "response.output_text.done", "response.completed"]), r.GetProperty("kinds").EnumerateArray().Select(k => k.GetString()).ToHashSet());
             Assert.StartsWith("A ", r.GetProperty("seen").GetString(), StringComparison.Ordinal);
+            Assert.Equal(24, r.GetProperty("embedded").GetInt32());
             Assert.All(r.GetProperty("wrong").EnumerateArray(), s => Assert.Equal(400, s.GetInt32()));
             Assert.Equal(37, r.GetProperty("usage").GetProperty("prompt_tokens").GetInt32());
             Assert.True(r.GetProperty("usage").GetProperty("prompt_tokens_details").GetProperty("cached_tokens").GetInt32() >= 32);
