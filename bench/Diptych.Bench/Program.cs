@@ -2,7 +2,7 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|growth|lexical|postgres|serve|llm|tune|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|wear|growth|lexical|postgres|serve|llm|tune|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -12,6 +12,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["scan"] = ScanSpeed.RunAsync,
     ["start"] = StartTime.RunAsync,
     ["index"] = IndexSpeed.RunAsync,
+    ["wear"] = IndexSpeed.WearAsync,
     ["growth"] = GrowthSpeed.RunAsync,
     ["lexical"] = LexicalSpeed.RunAsync,
     ["postgres"] = PostgresSpeed.RunAsync,

@@ -130,7 +130,10 @@ public sealed class Product : IAsyncDisposable
         long cache = (long)options.Llm.CacheMb << 20;
         inference.Hold(MemoryKind.Weights, chosen.Name, chosen.Bytes + (chosen.Bytes / 4));
         inference.Hold(MemoryKind.KeyValues, chosen.Name, cache);
-        var adapters = folder.List().Where(m => m.Kind == ModelKind.Adapter).ToDictionary(m => m.Name, folder.PathOf);
+        InstalledModel[] added = [.. folder.List().Where(m => m.Kind == ModelKind.Adapter)];
+        // As many as have a place, at their largest: sixteen bits in the file, single precision in memory.
+        inference.Hold(MemoryKind.Adapters, chosen.Name, added.Select(a => 2 * a.Bytes).OrderDescending().Take(LocalModel.AdapterPlaces).Sum());
+        var adapters = added.ToDictionary(m => m.Name, folder.PathOf);
         return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time, adapters, reading);
     }
 

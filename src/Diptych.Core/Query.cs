@@ -37,6 +37,9 @@ public enum Channel
 
     /// <summary>BM25 over words.</summary>
     Lexical,
+
+    /// <summary>What helped those who asked nearly the same, where that was learnt.</summary>
+    Feedback,
 }
 
 /// <summary>What is looked for, where, and how the answer is shaped.</summary>

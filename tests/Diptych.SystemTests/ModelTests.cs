@@ -99,6 +99,8 @@ public sealed class ModelTests : IDisposable
                 const picture = { type: "image_url", image_url: { url: "data:image/png;base64," + (await import("node:fs")).readFileSync(process.argv[3]).toString("base64") } };
                 const seen = await client.chat.completions.create({ model: "smollm2:captions", messages: [{ role: "user", content: [picture, { type: "text", text: "Describe this image." }] }], temperature: 0, max_tokens: 30 });
                 const embedded = await client.embeddings.create({ model: "tiny-clip", input: [{ image: (await import("node:fs")).readFileSync(process.argv[3]).toString("base64") }], encoding_format: "float" });
+                const adapter = async (what, method = "POST") => (await fetch(process.argv[2] + "/v1/adapters" + what, { method })).json();
+                const adapters = [(await adapter("/captions/pin")).is_pinned, (await adapter("/captions/unload")).is_loaded, (await adapter("/captions/unpin")).is_pinned, (await adapter("/captions/unload")).is_loaded, (await adapter("", "GET"))[0].is_loaded, (await adapter("/none/load")).status];
                 const status = async body => { try { await client.chat.completions.create({ model: "smollm2", messages, ...body }); return 200; } catch (e) { return e.status; } };
                 const wrong = [
                   await status({ response_format: { type: "json_schema", json_schema: { name: "x", schema: { type: "integer", multipleOf: 7 } } } }), await status({ n: 99 }), await status({ tools, tool_choice: "sometimes" }),
@@ -108,7 +110,7 @@ public sealed class ModelTests : IDisposable
                 try { await client.chat.completions.create({ model: "gpt", messages }); } catch (e) { refused = e.status; }
                 console.log(JSON.stringify({ whole: whole.choices[0].message.content, text, finish, usage, plain: plain.choices[0].text, same: four.every(f => f.choices[0].message.content === text), refused, missing, differs: adapted.choices[0].message.content !== text,
                   shaped: JSON.parse(shaped.choices[0].message.content), call: called.choices[0], callArguments: JSON.parse(called.choices[0].message.tool_calls[0].function.arguments), calling: calling.filter(c => c?.delta?.tool_calls).map(c => c.delta.tool_calls[0].function.name), callFinish: calling.at(-1).finish_reason, toldBack: toldBack.choices[0].message.content.length,
-                  several: several.choices.map(c => c.message.content), chances: several.choices[0].logprobs.content.map(c => [c.logprob, c.top_logprobs.length]), pattern: pattern.choices[0].message.content, response: response.output_text, streamed, kinds: [...kinds], seen: seen.choices[0].message.content, embedded: embedded.data[0].embedding.length, wrong }));
+                  several: several.choices.map(c => c.message.content), chances: several.choices[0].logprobs.content.map(c => [c.logprob, c.top_logprobs.length]), pattern: pattern.choices[0].message.content, response: response.output_text, streamed, kinds: [...kinds], seen: seen.choices[0].message.content, embedded: embedded.data[0].embedding.length, adapters, wrong }));
                 """);
             var run = await Host.RunAsync("node", ["check.mjs", url, Path.Combine(Host.Samples, "photos", "coffee.png")], directory: folder);
             Assert.True(run.ExitCode == 0, run.Error);
@@ -132,6 +134,7 @@ public sealed class ModelTests : IDisposable
             Assert.Equal(r.GetProperty("response").GetString(), r.GetProperty("streamed").GetString());
             Assert.Superset(new HashSet<string?>(["response.created", "response.output_text.done", "response.completed"]), r.GetProperty("kinds").EnumerateArray().Select(k => k.GetString()).ToHashSet());
             Assert.StartsWith("A ", r.GetProperty("seen").GetString(), StringComparison.Ordinal);
+            Assert.Equal("[true,true,false,false,false,404]", r.GetProperty("adapters").GetRawText());
             Assert.Equal(24, r.GetProperty("embedded").GetInt32());
             Assert.All(r.GetProperty("wrong").EnumerateArray(), s => Assert.Equal(400, s.GetInt32()));
             Assert.Equal(37, r.GetProperty("usage").GetProperty("prompt_tokens").GetInt32());

@@ -16,7 +16,8 @@ internal sealed class LlmServer : IAsyncDisposable
     private LlmServer(string name, Process process, Uri url)
     {
         (Name, _process) = (name, process);
-        _client = new HttpClient(new SocketsHttpHandler { MaxConnectionsPerServer = 512 }) { BaseAddress = url, Timeout = TimeSpan.FromMinutes(10) };
+        // A connection for each request: llama-server closes idle ones while they are taken up again.
+        _client = new HttpClient(new SocketsHttpHandler { MaxConnectionsPerServer = 512, PooledConnectionLifetime = TimeSpan.Zero }) { BaseAddress = url, Timeout = TimeSpan.FromMinutes(10) };
     }
 
     public string Name { get; }

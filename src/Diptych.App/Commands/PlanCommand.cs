@@ -42,6 +42,10 @@ internal static class PlanCommand
             table.AddRow("workspace", Size(plan.WorkspaceBytes));
             table.AddRow("together", $"{Size(plan.TotalBytes)} for {sequences}: {(plan.Fits ? "fits" : "does not fit")} in {Size(memory)}");
             table.AddRow("what fits", $"{plan.SequencesThatFit} sequences of {context:n0}; {sequences} of {plan.ContextThatFits:n0} tokens");
+            if (plan.TokensPerTile > 0)
+            {
+                table.AddRow("pictures", $"{plan.TokensPerTile} tokens a tile, {17 * plan.TokensPerTile:n0} for a picture of 16 tiles and the whole once more");
+            }
             if (plan.SecondsPerToken is { } seconds)
             {
                 table.AddRow("time per token", $"at least {Number(1000 * seconds)} ms, by bandwidth alone");

@@ -3,6 +3,7 @@ using System.Numerics.Tensors;
 using System.Text.Json;
 using Diptych.Core;
 using Diptych.Inference;
+using Diptych.Runtimes.Decoding;
 
 namespace Diptych.App.Http;
 
@@ -27,7 +28,32 @@ internal static class InferenceEndpoints
             return Of(model, product);
         }).WithSummary("Takes a model out of memory once its batches have ended; it comes back when it is asked for");
         group.MapPost("/models/{model}/pin", (string model, Product product) => Pin(model, product, true)).WithSummary("Keeps a model loaded whatever else needs room");
+        group.MapGet("/adapters", (Product product) => Writer(product).AdapterStates).WithSummary("Adapters of the language model: which are in memory, pinned, in use");
+        group.MapPost("/adapters/{adapter}/load", (string adapter, Product product, CancellationToken cancellation) => AdapterAsync(adapter, product, async m => await m.LoadAdapterAsync(adapter, cancellation)))
+            .WithSummary("Reads an adapter now");
+        group.MapPost("/adapters/{adapter}/unload", (string adapter, Product product) => AdapterAsync(adapter, product, m =>
+        {
+            m.UnloadAdapter(adapter);
+            return Task.CompletedTask;
+        })).WithSummary("Takes an adapter out of memory, unless it is in use or pinned; it comes back when it is asked for");
+        group.MapPost("/adapters/{adapter}/pin", (string adapter, Product product, CancellationToken cancellation) => AdapterAsync(adapter, product, m => m.PinAdapterAsync(adapter, true, cancellation)))
+            .WithSummary("Keeps an adapter in memory whatever else is asked for");
+        group.MapPost("/adapters/{adapter}/unpin", (string adapter, Product product, CancellationToken cancellation) => AdapterAsync(adapter, product, m => m.PinAdapterAsync(adapter, false, cancellation)))
+            .WithSummary("Lets an adapter leave again");
         group.MapPost("/models/{model}/unpin", (string model, Product product) => Pin(model, product, false)).WithSummary("Lets a model leave again");
+    }
+
+    private static LocalModel Writer(Product product) => product.LanguageModel ?? throw new NotFoundException("There is no language model in this process. Add one with: diptych models add DIR");
+
+    private static async Task<AdapterState> AdapterAsync(string adapter, Product product, Func<LocalModel, Task> work)
+    {
+        LocalModel model = Writer(product);
+        if (!model.Adapters.Contains(adapter, StringComparer.Ordinal))
+        {
+            throw new NotFoundException($"{model.Name} has no adapter '{adapter}'. Added: {string.Join(", ", model.Adapters.DefaultIfEmpty("none"))}.");
+        }
+        await work(model);
+        return model.AdapterStates.Single(a => a.Name == adapter);
     }
 
     private static ModelSnapshot Pin(string model, Product product, bool pinned)

@@ -52,20 +52,36 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
         return known.Adapter;
     }
 
+    /// <summary>What helped near queries and is still there, best first.</summary>
+    private List<Candidate> Helped(Query query, FeedbackMemory memory, float[] vector, int depth, Modality modality)
+    {
+        var found = new List<Candidate>();
+        foreach (var (hit, score) in memory.Near(vector, depth))
+        {
+            if (store.Document(query.Collection, hit.Source) is not { } document)
+            {
+                continue;
+            }
+            found.AddRange(store.Passages(document.Id).Where(p => p.Modality == modality && (hit.Ordinal < 0 || p.Ordinal == hit.Ordinal))
+                .Select(p => new PassageKey(p.Id, document, modality, p.Anchor.Page)).Where(k => k.Passes(query.Filter)).Select(k => new Candidate(k, score)));
+        }
+        return found;
+    }
+
     internal async Task<SearchResult> SearchAsync(Query query, QueryAdapter? adapter, CancellationToken cancellation)
     {
         Check(query);
         QueryVectors vectors = (await QueryVectors.EmbedAsync(query, store, embedder, cancellation).ConfigureAwait(false)).Turned(adapter);
         if (adapter is not null && !query.ChannelWeights.ContainsKey(Channel.Text))
         {
-            query = query with { ChannelWeights = new Dictionary<Channel, double>(query.ChannelWeights) { [Channel.Text] = adapter.MeaningWeight } };
+            query = query with { ChannelWeights = new Dictionary<Channel, double>(query.ChannelWeights) { [Channel.Text] = adapter.MeaningWeight, [Channel.Feedback] = adapter.MemoryWeight } };
         }
         int depth = Math.Max(PoolDepth, (query.Offset + query.Limit) * (query.GroupByDocument ? 4 : 2));
         var words = new WordWeights(store, query.Collection, vectors.Words);
         var lists = new List<List<Ranked>>();
         foreach (Modality modality in query.Modality is { } only ? [only] : new[] { Modality.Text, Modality.Image })
         {
-            lists.Add(Rank(query, vectors, words, modality, depth));
+            lists.Add(Rank(query, vectors, adapter?.Memory, words, modality, depth));
         }
         List<Ranked> merged = DistinctImages(Merge(lists));
         double confidence = lists.Max(Confidence);
@@ -101,7 +117,7 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
     }
 
     /// <summary>One modality: the channels' candidates, fused, each with its calibrated confidence.</summary>
-    private List<Ranked> Rank(Query query, QueryVectors vectors, WordWeights words, Modality modality, int depth)
+    private List<Ranked> Rank(Query query, QueryVectors vectors, FeedbackMemory? memory, WordWeights words, Modality modality, int depth)
     {
         bool Wants(Channel channel) => query.Channels.Count == 0 || query.Channels.Contains(channel);
         var channels = new Dictionary<Channel, IReadOnlyList<Candidate>>();
@@ -120,6 +136,10 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
         {
             var found = store.SearchLexical(query.Collection, vectors.Words, depth, query.Filter, modality);
             channels[Channel.Lexical] = modality == Modality.Text ? found : MostWords(found, words);
+        }
+        if (Wants(Channel.Feedback) && memory is not null && vectors.Text is not null && Helped(query, memory, vectors.Text, depth, modality) is { Count: > 0 } helped)
+        {
+            channels[Channel.Feedback] = helped;
         }
         Dictionary<long, PassageKey> keys = [];
         foreach (Candidate candidate in channels.Values.SelectMany(c => c))
@@ -165,7 +185,8 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
     private static double Confidence(List<Ranked> list)
     {
         double best = list.Select(r => r.Confidence).DefaultIfEmpty(0).Max();
-        int channels = list.SelectMany(r => r.Evidence).Select(e => e.Channel).Distinct().Count();
+        // That something helped others says nothing of whether this query has an answer here.
+        int channels = list.SelectMany(r => r.Evidence).Select(e => e.Channel).Where(c => c != Channel.Feedback).Distinct().Count();
         Ranked[] dense = [.. list.Where(r => r.Text is not null).OrderByDescending(r => r.Evidence.FirstOrDefault(e => e.Channel == Channel.Text)?.Score ?? -1).Take(3)];
         if (channels < 2 || dense.Length < 3 || list[0].Key.Modality == Modality.Image)
         {
@@ -175,7 +196,7 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
         for (int i = 0; i < Math.Min(Calibration.AgreementDepth, list.Count); i++)
         {
             ideal += channels / (double)(Calibration.AgreementK + i + 1);
-            sum += list[i].Evidence.Sum(e => 1.0 / (Calibration.AgreementK + e.Rank));
+            sum += list[i].Evidence.Where(e => e.Channel != Channel.Feedback).Sum(e => 1.0 / (Calibration.AgreementK + e.Rank));
         }
         double coherence = (TensorPrimitives.Dot(dense[0].Text, dense[1].Text) + TensorPrimitives.Dot(dense[0].Text, dense[2].Text)
             + TensorPrimitives.Dot(dense[1].Text, dense[2].Text)) / 3;
@@ -215,6 +236,7 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
     {
         Channel.Text => Calibration.TextToText(score, 0),
         Channel.Lexical => coverage,
+        Channel.Feedback => Math.Min(1, score),
         _ => (query.HasImage, modality) switch
         {
             (true, Modality.Image) => Calibration.ImageToImage(score),

@@ -58,35 +58,13 @@ public sealed class LowRankTurn
     }
 }
 
-/// <summary>What a space's queries go through: what near queries were answered by, then a turn. Either may be missing.</summary>
-public sealed record SpaceAdapter(FeedbackMemory? Memory, LowRankTurn? Turn)
-{
-    public float[] Apply(float[] query)
-    {
-        float[] moved = Memory?.Apply(query) ?? query;
-        return Turn?.Apply(moved) ?? moved;
-    }
-
-    internal void Write(BinaryWriter writer)
-    {
-        writer.Write(Memory is not null);
-        Memory?.Write(writer);
-        writer.Write(Turn is not null);
-        Turn?.Write(writer);
-    }
-
-    internal static SpaceAdapter Read(BinaryReader reader)
-    {
-        FeedbackMemory? memory = reader.ReadBoolean() ? FeedbackMemory.Read(reader) : null;
-        return new SpaceAdapter(memory, reader.ReadBoolean() ? LowRankTurn.Read(reader) : null);
-    }
-}
-
-/// <summary>What a collection's searches do with a query of words: moved vectors, and how much meaning counts beside words.</summary>
-/// <param name="Text">In the text space; null leaves it as it is.</param>
-/// <param name="Cross">In the space shared with images; null leaves it as it is.</param>
+/// <summary>What a collection's searches do with a query of words.</summary>
+/// <param name="Memory">What helped near queries; null for nothing.</param>
+/// <param name="MemoryWeight">Weight of its ranking beside the lexical one's 1.</param>
+/// <param name="Text">A turn of the vector in the text space; null leaves it as it is.</param>
+/// <param name="Cross">In the space shared with images.</param>
 /// <param name="MeaningWeight">Weight of the text channel beside the lexical one's 1.</param>
-public sealed record QueryAdapter(SpaceAdapter? Text, SpaceAdapter? Cross, double MeaningWeight)
+public sealed record QueryAdapter(FeedbackMemory? Memory, double MemoryWeight, LowRankTurn? Text, LowRankTurn? Cross, double MeaningWeight)
 {
     private const int Format = 1;
 
@@ -96,10 +74,13 @@ public sealed record QueryAdapter(SpaceAdapter? Text, SpaceAdapter? Cross, doubl
         using var writer = new BinaryWriter(stream);
         writer.Write(Format);
         writer.Write(MeaningWeight);
-        foreach (SpaceAdapter? space in new[] { Text, Cross })
+        writer.Write(MemoryWeight);
+        writer.Write(Memory is not null);
+        Memory?.Write(writer);
+        foreach (LowRankTurn? turn in new[] { Text, Cross })
         {
-            writer.Write(space is not null);
-            space?.Write(writer);
+            writer.Write(turn is not null);
+            turn?.Write(writer);
         }
         return stream.ToArray();
     }
@@ -114,9 +95,10 @@ public sealed record QueryAdapter(SpaceAdapter? Text, SpaceAdapter? Cross, doubl
             {
                 throw new InvalidDataException("The adapter was written by another version of the program.");
             }
-            double weight = reader.ReadDouble();
-            SpaceAdapter? text = reader.ReadBoolean() ? SpaceAdapter.Read(reader) : null;
-            return new QueryAdapter(text, reader.ReadBoolean() ? SpaceAdapter.Read(reader) : null, weight);
+            double meaning = reader.ReadDouble(), weight = reader.ReadDouble();
+            FeedbackMemory? memory = reader.ReadBoolean() ? FeedbackMemory.Read(reader) : null;
+            LowRankTurn? text = reader.ReadBoolean() ? LowRankTurn.Read(reader) : null;
+            return new QueryAdapter(memory, weight, text, reader.ReadBoolean() ? LowRankTurn.Read(reader) : null, meaning);
         }
         catch (EndOfStreamException error)
         {

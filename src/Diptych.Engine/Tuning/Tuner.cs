@@ -15,9 +15,9 @@ namespace Diptych.Engine.Tuning;
 public sealed record TuningReport(string Collection, int Queries, int HeldBack, double Before, double After, int? Version);
 
 /// <summary>
-/// Learns from what people said of hits: to move a query's vector toward what helped near ones, a small turn of it, and how much meaning
-/// counts beside words, each as far as parts of the feedback that were left out in turn say. The whole is judged by feedback that was held
-/// back, and taken up only where nDCG rises there. Documents are not embedded again.
+/// Learns from what people said of hits: to rank what helped near queries beside the other channels, a low-rank turn of the query's vector,
+/// and how much meaning counts beside words, each as far as parts of the feedback that were left out in turn say. The whole is judged by
+/// feedback that was held back, and taken up only where nDCG rises there. Documents are not embedded again.
 /// </summary>
 public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher searcher)
 {
@@ -30,8 +30,8 @@ public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher sear
     private const int Rank = 16, Mistaken = 48, Depth = 10, Seed = 1;
     private const float Decay = 0.01f;
     private static readonly double[] MeaningWeights = [0.5, 0.75, 1, 1.5, 2, 3];
-    private static readonly int[] Epochs = [10, 40];
-    private static readonly (float Threshold, float Strength)[] Memories = [(0.5f, 0.5f), (0.5f, 1), (0.5f, 2), (0.3f, 0.5f), (0.3f, 1), (0.7f, 1), (0.7f, 3)];
+    private static readonly int[] Epochs = [3, 10];
+    private static readonly (float Threshold, double Weight)[] Memories = [.. new[] { 0.2f, 0.4f, 0.5f, 0.6f }.SelectMany(t => new[] { 0.5, 1, 2 }.Select(w => (t, w)))];
 
     /// <param name="progress">Told what is being done.</param>
     /// <exception cref="InvalidRequestException">There is too little feedback to learn from.</exception>
@@ -80,17 +80,15 @@ public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher sear
 
     private static QueryAdapter Learn(Prepared[] prepared, Strength strength, CancellationToken cancellation)
     {
-        SpaceAdapter? Space(Func<Prepared, TuningExample?> of)
+        LowRankTurn? Turn(Func<Prepared, TuningExample?> of)
         {
             TuningExample[] examples = [.. prepared.Select(of).OfType<TuningExample>()];
-            if (examples.Length < LeastQueries / 2)
-            {
-                return null;
-            }
-            FeedbackMemory? memory = strength.Memory is { } m ? FeedbackMemory.Of(examples, m.Threshold, m.Strength) : null;
-            return new SpaceAdapter(memory, strength.Epochs == 0 ? null : TurnTrainer.Train(examples, Rank, strength.Epochs, Decay, Seed, cancellation));
+            return strength.Epochs == 0 || examples.Length < LeastQueries / 2 ? null : TurnTrainer.Train(examples, Rank, strength.Epochs, Decay, Seed, cancellation);
         }
-        return new QueryAdapter(Space(p => p.Text), Space(p => p.Cross), strength.Weight);
+        FeedbackMemory? memory = strength.Memory is { } m
+            ? new FeedbackMemory(prepared[0].Query.Length, [.. prepared.SelectMany(p => p.Query)], [.. prepared.Select(p => p.Helped)], m.Threshold)
+            : null;
+        return new QueryAdapter(memory, strength.Memory?.Weight ?? 0, Turn(p => p.Text), Turn(p => p.Cross), strength.Weight);
     }
 
     /// <summary>nDCG@10, each part by what the others taught.</summary>
@@ -140,6 +138,7 @@ public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher sear
         var texts = store.Vectors(Near(store.SearchText(collection, query.Text, Mistaken, null, Modality.Text)));
         var images = store.Vectors(Near(store.SearchCross(collection, query.Cross, Mistaken, null, Modality.Image)));
         return new Prepared(
+            query.Text, [.. judgement.Positive.Select(p => new HelpfulHit(p.Source, p.Ordinal))],
             Example(query.Text, positive.Where(p => p.Modality == Modality.Text).Select(p => p.Text), negative.Where(p => p.Modality == Modality.Text).Select(p => p.Text).Concat(texts.Values.Select(v => v.Text))),
             Example(query.Cross, positive.Where(p => p.Modality == Modality.Image).Select(p => p.Cross), negative.Where(p => p.Modality == Modality.Image).Select(p => p.Cross).Concat(images.Values.Select(v => v.Cross))));
     }
@@ -157,7 +156,7 @@ public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher sear
 
     private sealed record Judgement(string Query, IReadOnlyList<(string Source, int Ordinal)> Positive, IReadOnlyList<(string Source, int Ordinal)> Negative);
 
-    private sealed record Prepared(TuningExample? Text, TuningExample? Cross);
+    private sealed record Prepared(float[] Query, IReadOnlyList<HelpfulHit> Helped, TuningExample? Text, TuningExample? Cross);
 
-    private sealed record Strength((float Threshold, float Strength)? Memory, int Epochs, double Weight);
+    private sealed record Strength((float Threshold, double Weight)? Memory, int Epochs, double Weight);
 }

@@ -11,7 +11,7 @@ internal sealed record TuningExample(float[] Query, IReadOnlyList<float[]> Posit
 /// </summary>
 internal static class TurnTrainer
 {
-    private const float Temperature = 0.05f, Rate = 2e-3f, Beta1 = 0.9f, Beta2 = 0.999f, Epsilon = 1e-8f;
+    private const float Temperature = 0.05f, Rate = 2e-4f, Beta1 = 0.9f, Beta2 = 0.999f, Epsilon = 1e-8f;
 
     /// <param name="decay">How strongly the turn is held to none.</param>
     public static LowRankTurn Train(IReadOnlyList<TuningExample> examples, int rank, int epochs, float decay, int seed, CancellationToken cancellation)

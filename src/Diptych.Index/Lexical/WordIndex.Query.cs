@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Lucene.Net.Index;
 using Lucene.Net.Search;
 using Lucene.Net.Search.Similarities;
@@ -191,7 +190,6 @@ internal sealed partial class WordIndex
             }
         }
 
-        [MethodImpl(MethodImplOptions.NoInlining)]
         private bool Clear(int row)
         {
             if (!_live.GetAndClear(row))

@@ -60,6 +60,7 @@ public sealed record DecoderConfig
                 throw new InvalidDataException($"{path}: sliding windows in some layers only (use_sliding_window) cannot be run.");
             }
             int? imageToken = c.TryGetProperty("image_token_index", out JsonElement image) ? image.GetInt32() : null;
+            JsonElement vision = c.TryGetProperty("vision_config", out JsonElement eye) ? eye : default;
             c = c.TryGetProperty("text_config", out JsonElement text) ? text : c;
             int heads = c.GetProperty("num_attention_heads").GetInt32(), width = c.GetProperty("hidden_size").GetInt32();
             JsonElement rope = c.TryGetProperty("rope_parameters", out JsonElement parameters) && parameters.ValueKind == JsonValueKind.Object ? parameters
@@ -77,7 +78,7 @@ public sealed record DecoderConfig
                 HeadWidth = c.TryGetProperty("head_dim", out JsonElement head) && head.ValueKind == JsonValueKind.Number ? head.GetInt32() : width / heads,
                 InnerWidth = c.GetProperty(type.StartsWith("llama4", StringComparison.Ordinal) ? "intermediate_size_mlp" : "intermediate_size").GetInt32(),
                 RopeInterleaved = type.StartsWith("llama4", StringComparison.Ordinal),
-                Llama4 = type.StartsWith("llama4", StringComparison.Ordinal) ? Llama4Additions.Of(c, imageToken) : null,
+                Llama4 = type.StartsWith("llama4", StringComparison.Ordinal) ? Llama4Additions.Of(c, imageToken, vision) : null,
                 Window = type == "mistral" && c.TryGetProperty("sliding_window", out JsonElement window) && window.ValueKind == JsonValueKind.Number ? window.GetInt32() : null,
                 Vocabulary = c.GetProperty("vocab_size").GetInt32(),
                 MaxTokens = c.GetProperty("max_position_embeddings").GetInt32(),
@@ -168,11 +169,14 @@ public sealed record RopeScaling(float Factor, float LowFrequency, float HighFre
 /// <param name="ExpertWidth">Width of an expert, the shared one's too.</param>
 /// <param name="FloorScale">Tokens after which attention is sharpened by a step.</param>
 /// <param name="ImageToken">Id that stands where a picture's tokens go.</param>
+/// <param name="TokensPerTile">Tokens of a picture's tile; 0 for a model without an eye.</param>
 public sealed record Llama4Additions(
-    IReadOnlyList<bool> HasPositions, IReadOnlyList<bool> HasExperts, int Experts, int ExpertWidth, int Chunk, bool NormalizesQueries, bool Sharpens, float FloorScale, float Sharpness, int? ImageToken)
+    IReadOnlyList<bool> HasPositions, IReadOnlyList<bool> HasExperts, int Experts, int ExpertWidth, int Chunk, bool NormalizesQueries, bool Sharpens, float FloorScale, float Sharpness, int? ImageToken, int TokensPerTile)
 {
-    internal static Llama4Additions Of(JsonElement c, int? imageToken)
+    internal static Llama4Additions Of(JsonElement c, int? imageToken, JsonElement vision)
     {
+        int grid = vision.ValueKind == JsonValueKind.Object ? vision.GetProperty("image_size").GetInt32() / vision.GetProperty("patch_size").GetInt32() : 0;
+        double kept = vision.ValueKind == JsonValueKind.Object && vision.TryGetProperty("pixel_shuffle_ratio", out JsonElement ratio) ? ratio.GetDouble() : 0.5;
         int layers = c.GetProperty("num_hidden_layers").GetInt32(), step = c.GetProperty("interleave_moe_layer_step").GetInt32();
         int[] experts = c.TryGetProperty("moe_layers", out JsonElement moe) && moe.ValueKind == JsonValueKind.Array ? [.. moe.EnumerateArray().Select(l => l.GetInt32())] : [.. Enumerable.Range(0, layers).Where(l => (l + 1) % step == 0)];
         bool[] positions = c.TryGetProperty("no_rope_layers", out JsonElement rope) && rope.ValueKind == JsonValueKind.Array && rope.GetArrayLength() == layers
@@ -183,6 +187,6 @@ public sealed record Llama4Additions(
                 positions, [.. Enumerable.Range(0, layers).Select(l => experts.Contains(l))], c.GetProperty("num_local_experts").GetInt32(), c.GetProperty("intermediate_size").GetInt32(),
                 c.GetProperty("attention_chunk_size").GetInt32(), c.GetProperty("use_qk_norm").GetBoolean(),
                 c.TryGetProperty("attn_temperature_tuning", out JsonElement tuning) && tuning.ValueKind is JsonValueKind.True or JsonValueKind.Number,
-                c.TryGetProperty("floor_scale", out JsonElement floor) ? floor.GetSingle() : 8192, c.TryGetProperty("attn_scale", out JsonElement scale) ? scale.GetSingle() : 0.1f, imageToken);
+                c.TryGetProperty("floor_scale", out JsonElement floor) ? floor.GetSingle() : 8192, c.TryGetProperty("attn_scale", out JsonElement scale) ? scale.GetSingle() : 0.1f, imageToken, (int)Math.Round(grid * kept * grid * kept));
     }
 }

@@ -12,10 +12,11 @@ namespace Diptych.Runtimes.Decoding;
 /// <param name="Fits">Whether the total stays within the memory.</param>
 /// <param name="SequencesThatFit">At the given context.</param>
 /// <param name="ContextThatFits">Tokens, for the given number of sequences.</param>
+/// <param name="TokensPerTile">Of a picture, where the model has an eye of its own; else 0.</param>
 /// <param name="SecondsPerToken">Reading the active weights and one sequence's keys and values once; null without a bandwidth.</param>
 public sealed record DecoderPlan(
     long Parameters, long ActiveParameters, long WeightBytes, long KeyValueBytesPerToken, long WindowBytes, long SequenceBytes, long WorkspaceBytes, long TotalBytes,
-    bool Fits, long SequencesThatFit, long ContextThatFits, double? SecondsPerToken)
+    bool Fits, long SequencesThatFit, long ContextThatFits, double? SecondsPerToken, int TokensPerTile)
 {
     private const int StepTokens = 512;
 
@@ -52,7 +53,8 @@ public sealed record DecoderPlan(
         long longest = perSequence <= local * row * chunk ? perSequence / Math.Max(1, (global + local) * row) : (perSequence - (local * row * chunk)) / Math.Max(1, global * row);
         return new DecoderPlan(
             parameters, active, weights, global * row, local * row * chunk, Sequence(context), workspace, total, total <= memory, fits, Math.Min(longest, c.MaxTokens),
-            bandwidth > 0 ? ((active * weightBits / 8) + Sequence(context)) / bandwidth : null);
+            bandwidth > 0 ? ((active * weightBits / 8) + Sequence(context)) / bandwidth : null,
+            c.Llama4?.TokensPerTile ?? 0);
     }
 
     private static DecoderConfig Llama4(int experts, int step, int maxTokens) => new()
@@ -70,6 +72,6 @@ public sealed record DecoderPlan(
         RopeTheta = 500_000,
         RopeInterleaved = true,
         Llama4 = new Llama4Additions(
-            [.. Enumerable.Range(0, 48).Select(l => (l + 1) % 4 != 0)], [.. Enumerable.Range(0, 48).Select(l => (l + 1) % step == 0)], experts, 8192, 8192, experts == 16, true, 8192, 0.1f, 200_092),
+            [.. Enumerable.Range(0, 48).Select(l => (l + 1) % 4 != 0)], [.. Enumerable.Range(0, 48).Select(l => (l + 1) % step == 0)], experts, 8192, 8192, experts == 16, true, 8192, 0.1f, 200_092, 144),
     };
 }

@@ -21,6 +21,9 @@ public sealed class LocalModel : IChatClient
         _tokens = new Lazy<TokenTrie>(() => new TokenTrie([.. Enumerable.Range(0, tokenizer.Count).Select(i => tokenizer.Specials.Values.Contains(i) ? [] : tokenizer.Bytes(i).ToArray())]));
     }
 
+    /// <summary>Adapters that are in memory at a time.</summary>
+    public const int AdapterPlaces = 8;
+
     public string Name { get; }
 
     public DecoderEngine Engine { get; }
@@ -35,6 +38,10 @@ public sealed class LocalModel : IChatClient
     /// <summary>Keeps an adapter in memory, or no longer.</summary>
     /// <exception cref="NotFoundException">There is none of this name.</exception>
     public Task PinAdapterAsync(string name, bool pinned, CancellationToken cancellation) => _slots.PinAsync(name, pinned, cancellation);
+
+    /// <summary>Reads an adapter now; it stays until another needs its place.</summary>
+    /// <exception cref="NotFoundException">There is none of this name.</exception>
+    public async Task LoadAdapterAsync(string name, CancellationToken cancellation) => (await _slots.TakeAsync(name, cancellation).ConfigureAwait(false)).Dispose();
 
     /// <returns>False where it is in use, pinned, or not in memory.</returns>
     public bool UnloadAdapter(string name) => _slots.Unload(name);
@@ -66,7 +73,7 @@ public sealed class LocalModel : IChatClient
     /// <param name="reading">What their eyes see with; null leaves them blind.</param>
     /// <param name="slots">Adapters in memory at a time.</param>
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
-    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = 8)
+    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = AdapterPlaces)
     {
         foreach (var (adapter, folder) in reading is null ? new Dictionary<string, string>() : adapters ?? new Dictionary<string, string>())
         {

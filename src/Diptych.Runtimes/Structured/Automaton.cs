@@ -1,4 +1,3 @@
-using System.Numerics;
 using Diptych.Core;
 
 namespace Diptych.Runtimes.Structured;
@@ -285,9 +284,5 @@ internal sealed class Automaton
 
         /// <summary>Tokens that may come next, by bit; null until it is asked for.</summary>
         public ulong[]? Allowed { get; set; }
-
-        public bool Allows(int token) => (Allowed![token >> 6] >> (token & 63) & 1) != 0;
-
-        public int CountAllowed() => Allowed!.Sum(BitOperations.PopCount);
     }
 }

@@ -22,22 +22,23 @@ public sealed class TuningTests
             return new TuningExample(query, [meant], mistaken);
         }
         TuningExample[] seen = [.. Enumerable.Range(0, 60).Select(_ => Example())], unseen = [.. Enumerable.Range(0, 40).Select(_ => Example())];
-        LowRankTurn turn = TurnTrainer.Train(seen, 4, 300, 0.01f, 1, TestContext.Current.CancellationToken);
+        LowRankTurn turn = TurnTrainer.Train(seen, 4, 2000, 0.01f, 1, TestContext.Current.CancellationToken);
         Assert.Equal(0, unseen.Count(e => First(e, e.Query)));
         Assert.True(unseen.Count(e => First(e, turn.Apply(e.Query))) >= 38);
         Assert.Equal(1, TensorPrimitives.Norm<float>(turn.Apply(seen[0].Query)), 1e-5);
     }
 
     [Fact]
-    public void A_query_moves_toward_what_helped_near_ones_and_stays_where_none_is_near()
+    public void What_helped_a_near_query_is_found_and_the_nearer_the_higher()
     {
         var random = new Random(6);
-        float[] asked = Unit(random), helped = Unit(random), elsewhere = Unit(random);
-        TensorPrimitives.MultiplyAdd(asked, -TensorPrimitives.Dot<float>(asked, elsewhere), elsewhere, elsewhere);
-        FeedbackMemory memory = FeedbackMemory.Of([new TuningExample(asked, [helped], [Unit(random)])], 0.5f, 1);
-        Assert.True(TensorPrimitives.Dot<float>(memory.Apply(asked), helped) > TensorPrimitives.Dot<float>(asked, helped) + 0.2f);
-        Assert.Equal(1, TensorPrimitives.Norm<float>(memory.Apply(asked)), 1e-5);
-        Assert.Same(elsewhere, memory.Apply(elsewhere));
+        float[] asked = Unit(random), near = Normalized([.. asked.Select(x => x + (0.1f * (float)(random.NextDouble() - 0.5)))]), far = Unit(random);
+        TensorPrimitives.MultiplyAdd(asked, -TensorPrimitives.Dot<float>(asked, far), far, far);
+        var memory = new FeedbackMemory(Dimensions, [.. asked, .. near, .. Normalized(far)], [[new HelpfulHit("a", 0), new HelpfulHit("b", -1)], [new HelpfulHit("b", -1)], [new HelpfulHit("c", 2)]], 0.4f);
+        var found = memory.Near(asked, 10);
+        Assert.Equal([new HelpfulHit("b", -1), new HelpfulHit("a", 0)], found.Select(f => f.Hit));
+        Assert.Equal(1, found[1].Score, 1e-5);
+        Assert.Equal("c", Assert.Single(memory.Near(far, 10)).Hit.Source);
     }
 
     [Fact]
@@ -45,11 +46,12 @@ public sealed class TuningTests
     {
         var random = new Random(5);
         float[] u = [.. Enumerable.Range(0, Dimensions * 3).Select(_ => (float)random.NextDouble())], v = [.. u.Reverse()];
-        byte[] bytes = new QueryAdapter(new SpaceAdapter(new FeedbackMemory(Dimensions, u, v, 0.5f, 2), new LowRankTurn(Dimensions, 3, u, v)), null, 1.5).Write();
+        byte[] bytes = new QueryAdapter(new FeedbackMemory(Dimensions, u, [[new HelpfulHit("a \u00e9", 1)], [], [new HelpfulHit("b", -1)]], -1), 0.5, new LowRankTurn(Dimensions, 3, u, v), null, 1.5).Write();
         QueryAdapter read = QueryAdapter.Read(bytes);
         float[] query = Unit(random);
-        Assert.Equal(new LowRankTurn(Dimensions, 3, u, v).Apply(new FeedbackMemory(Dimensions, u, v, 0.5f, 2).Apply(query)), read.Text!.Apply(query));
-        Assert.Equal((null, 1.5), (read.Cross, read.MeaningWeight));
+        Assert.Equal(new LowRankTurn(Dimensions, 3, u, v).Apply(query), read.Text!.Apply(query));
+        Assert.Equal((null, 0.5, 1.5), (read.Cross, read.MemoryWeight, read.MeaningWeight));
+        Assert.Equal(["a \u00e9", "b"], read.Memory!.Near(query, 10).Select(n => n.Hit.Source).Order());
         Assert.Throws<InvalidDataException>(() => QueryAdapter.Read(bytes[..20]));
         Assert.Throws<InvalidDataException>(() => QueryAdapter.Read([9, 0, 0, 0, .. bytes[4..]]));
     }

@@ -85,6 +85,8 @@ public sealed class DecoderTests
         // Twelve layers keep every token, the others a chunk: 2 x 8 x 128 numbers of two bytes each.
         Assert.Equal((12 * 4096L, 36 * 4096L * 8192), (scout.KeyValueBytesPerToken, scout.WindowBytes));
         Assert.False(scout.Fits);
+        Assert.Equal(144, scout.TokensPerTile);
+        Assert.Equal(4, DecoderConfig.FromJson(Shared.Require("golden", "tiny", "llama4-scout-like", "config.json")).Llama4!.TokensPerTile);
         string directory = Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like", "config.json"))!;
         using Decoder decoder = Decoder.Open(directory);
         DecoderPlan tiny = DecoderPlan.Of(decoder.Config, 32, 4, 1 << 30, 100, 1, 0);
