@@ -33,7 +33,6 @@ internal static class LlmSpeed
         {
             Directory.Delete(data, recursive: true);
         }
-        await LlmFeatures.RunAsync(report);
     }
 
     private static async Task OneAsync(Report report, LlmServer ours, LlmServer llama)
