@@ -18,17 +18,21 @@ internal static class LlmFeatures
         Packed(report);
     }
 
+    private const int Schemas = 200;
+
     /// <summary>Two hundred schemas, and the same tokens without them.</summary>
     private static async Task SchemasAsync(Report report, LocalModel model)
     {
         int valid = 0, tokens = 0, free = 0;
         double seconds = 0, freely = 0;
-        for (int seed = 0; seed < 200; seed++)
+        for (int seed = 0; seed < Schemas; seed++)
         {
             string schema = SchemaSamples.Of(seed);
             JsonSchema validator = await JsonSchema.FromJsonAsync(schema);
             string question = $"Write an example as JSON of: {string.Join(", ", validator.ActualProperties.Keys)}";
             var sampling = new Sampling { MaxTokens = 160, LooksBack = false };
+            // The prompt is read once before, so that both know it.
+            await AnswerAsync(model, question, sampling with { MaxTokens = 1 });
             long start = TimeProvider.System.GetTimestamp();
             var (text, written) = await AnswerAsync(model, question, sampling with { Constraint = model.SchemaConstraint(schema) });
             seconds += TimeProvider.System.GetElapsedTime(start).TotalSeconds;
@@ -39,7 +43,7 @@ internal static class LlmFeatures
             freely += TimeProvider.System.GetElapsedTime(start).TotalSeconds;
         }
         double slower = (seconds / tokens / (freely / free)) - 1;
-        report.Row("Answers held to 200 JSON Schemas: valid", $"{valid}", "200", valid == 200);
+        report.Row("Answers held to 200 JSON Schemas: valid", $"{valid}", $"{Schemas}", valid == Schemas);
         report.Row("Answers held to 200 JSON Schemas: slower by token, schemas read and all", Report.Number(slower, "0.0 %"), "<= 10 %", slower <= 0.1);
     }
 

@@ -284,5 +284,8 @@ internal sealed class Automaton
 
         /// <summary>Tokens that may come next, by bit; null until it is asked for.</summary>
         public ulong[]? Allowed { get; set; }
+
+        /// <summary>Bytes to the nearest end from the farthest state that one of those tokens leads to.</summary>
+        public int Farthest { get; set; }
     }
 }

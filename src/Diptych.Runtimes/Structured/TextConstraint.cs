@@ -36,11 +36,11 @@ public sealed class TextConstraint
         public void Mask(Span<float> logits, IReadOnlySet<int> ends, int left)
         {
             Automaton automaton = constraint._automaton;
-            ulong[] allowed = _state.Allowed ??= constraint._trie.Allowed(automaton, _state);
-            if (_state.Distance + LongestToken > left - 1)
+            ulong[] allowed = constraint._trie.Allowed(automaton, _state);
+            if (_state.Farthest > left - 1)
             {
                 // A byte is a token at the least, so that an end within so many bytes is one within so many tokens.
-                ulong[] hurried = constraint._trie.Allowed(automaton, _state, Math.Max(0, left - 1));
+                var (hurried, _) = constraint._trie.Allowed(automaton, _state, Math.Max(0, left - 1));
                 allowed = hurried.Any(w => w != 0) || _state.Accepts ? hurried : allowed;
             }
             for (int word = 0; word < allowed.Length; word++)
@@ -67,9 +67,7 @@ public sealed class TextConstraint
             {
                 _state = constraint._automaton.Next(_state, value);
             }
-            Complete = _state.Accepts && (_state.Allowed ??= constraint._trie.Allowed(constraint._automaton, _state)).All(w => w == 0);
+            Complete = _state.Accepts && constraint._trie.Allowed(constraint._automaton, _state).All(w => w == 0);
         }
-
-        private const int LongestToken = 64;
     }
 }

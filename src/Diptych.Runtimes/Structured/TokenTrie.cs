@@ -47,12 +47,23 @@ internal sealed class TokenTrie
         }
     }
 
-    /// <summary>Tokens all of whose bytes lead on from a state, to one from which an end is within so many bytes.</summary>
-    public ulong[] Allowed(Automaton automaton, Automaton.State state, int within = int.MaxValue - 1)
+    /// <summary>Tokens all of whose bytes lead on from a state: worked out once and kept with it.</summary>
+    public ulong[] Allowed(Automaton automaton, Automaton.State state)
+    {
+        if (state.Allowed is null)
+        {
+            (state.Allowed, state.Farthest) = Allowed(automaton, state, int.MaxValue - 1);
+        }
+        return state.Allowed;
+    }
+
+    /// <summary>Of those tokens the ones after which an end is within so many bytes, and how far the farthest is.</summary>
+    public (ulong[] Allowed, int Farthest) Allowed(Automaton automaton, Automaton.State state, int within)
     {
         ulong[] allowed = new ulong[_words];
+        int farthest = 0;
         Walk(0, _bytes.Length, state);
-        return allowed;
+        return (allowed, farthest);
 
         void Walk(int from, int to, Automaton.State at)
         {
@@ -66,6 +77,7 @@ internal sealed class TokenTrie
                 if (_tokens[node] is >= 0 and var token && next.Distance <= within)
                 {
                     allowed[token >> 6] |= 1UL << (token & 63);
+                    farthest = Math.Max(farthest, next.Distance);
                 }
                 if (_after[node] > node + 1)
                 {
