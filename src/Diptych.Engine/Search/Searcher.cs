@@ -32,10 +32,11 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
     /// <exception cref="InvalidRequestException">The query cannot be carried out as it stands.</exception>
     /// <exception cref="NotFoundException">The collection, or a passage that the query names, does not exist.</exception>
     /// <exception cref="OverloadedException">The query would be late.</exception>
-    public Task<SearchResult> SearchAsync(Query query, CancellationToken cancellation)
+    public async Task<SearchResult> SearchAsync(Query query, CancellationToken cancellation)
     {
         store.Refresh();
-        return SearchAsync(query, Adapter(query.Collection), cancellation);
+        Check(query);
+        return await SearchAsync(query, Adapter(query.Collection), cancellation).ConfigureAwait(false);
     }
 
     /// <summary>What searches of the collection have learnt; null where they have not.</summary>
@@ -53,24 +54,24 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
     }
 
     /// <summary>What helped near queries and is still there, best first.</summary>
-    private List<Candidate> Helped(Query query, FeedbackMemory memory, float[] vector, int depth, Modality modality)
+    private List<Candidate> Helped(Query query, FeedbackMemory? memory, float[]? vector, int depth)
     {
         var found = new List<Candidate>();
-        foreach (var (hit, score) in memory.Near(vector, depth))
+        foreach (var (hit, score) in vector is null ? [] : memory?.Near(vector, depth) ?? [])
         {
             if (store.Document(query.Collection, hit.Source) is not { } document)
             {
                 continue;
             }
-            found.AddRange(store.Passages(document.Id).Where(p => p.Modality == modality && (hit.Ordinal < 0 || p.Ordinal == hit.Ordinal))
-                .Select(p => new PassageKey(p.Id, document, modality, p.Anchor.Page)).Where(k => k.Passes(query.Filter)).Select(k => new Candidate(k, score)));
+            found.AddRange(store.Passages(document.Id).Where(p => hit.Ordinal < 0 || p.Ordinal == hit.Ordinal)
+                .Select(p => new PassageKey(p.Id, document, p.Modality, p.Anchor.Page)).Where(k => k.Passes(query.Filter)).Select(k => new Candidate(k, score)));
         }
         return found;
     }
 
+    /// <param name="query">One that can be carried out.</param>
     internal async Task<SearchResult> SearchAsync(Query query, QueryAdapter? adapter, CancellationToken cancellation)
     {
-        Check(query);
         QueryVectors vectors = (await QueryVectors.EmbedAsync(query, store, embedder, cancellation).ConfigureAwait(false)).Turned(adapter);
         if (adapter is not null && !query.ChannelWeights.ContainsKey(Channel.Text))
         {
@@ -79,9 +80,11 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
         int depth = Math.Max(PoolDepth, (query.Offset + query.Limit) * (query.GroupByDocument ? 4 : 2));
         var words = new WordWeights(store, query.Collection, vectors.Words);
         var lists = new List<List<Ranked>>();
+        // Looked up once for both modalities.
+        List<Candidate> helped = Helped(query, adapter?.Memory, vectors.Text, depth);
         foreach (Modality modality in query.Modality is { } only ? [only] : new[] { Modality.Text, Modality.Image })
         {
-            lists.Add(Rank(query, vectors, adapter?.Memory, words, modality, depth));
+            lists.Add(Rank(query, vectors, helped, words, modality, depth));
         }
         List<Ranked> merged = DistinctImages(Merge(lists));
         double confidence = lists.Max(Confidence);
@@ -117,7 +120,7 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
     }
 
     /// <summary>One modality: the channels' candidates, fused, each with its calibrated confidence.</summary>
-    private List<Ranked> Rank(Query query, QueryVectors vectors, FeedbackMemory? memory, WordWeights words, Modality modality, int depth)
+    private List<Ranked> Rank(Query query, QueryVectors vectors, List<Candidate> helped, WordWeights words, Modality modality, int depth)
     {
         bool Wants(Channel channel) => query.Channels.Count == 0 || query.Channels.Contains(channel);
         var channels = new Dictionary<Channel, IReadOnlyList<Candidate>>();
@@ -137,9 +140,9 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
             var found = store.SearchLexical(query.Collection, vectors.Words, depth, query.Filter, modality);
             channels[Channel.Lexical] = modality == Modality.Text ? found : MostWords(found, words);
         }
-        if (Wants(Channel.Feedback) && memory is not null && vectors.Text is not null && Helped(query, memory, vectors.Text, depth, modality) is { Count: > 0 } helped)
+        if (Wants(Channel.Feedback) && helped.FindAll(h => h.Key.Modality == modality) is { Count: > 0 } ofModality)
         {
-            channels[Channel.Feedback] = helped;
+            channels[Channel.Feedback] = ofModality;
         }
         Dictionary<long, PassageKey> keys = [];
         foreach (Candidate candidate in channels.Values.SelectMany(c => c))

@@ -72,7 +72,7 @@ public sealed partial class SqliteStore
         if (id == 0 || id != words.Collection)
         {
             words.Index?.Dispose();
-            (words.Index, words.Collection) = (null, id);
+            (words.Index, words.Collection, words.IsWhole) = (null, id, false);
         }
         if (id == 0)
         {
