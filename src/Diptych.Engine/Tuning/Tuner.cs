@@ -41,7 +41,7 @@ public sealed class Tuner(IDocumentStore store, Embedder embedder, Searcher sear
         if (judged.Count < LeastQueries)
         {
             throw new InvalidRequestException(
-                $"'{collection}' has feedback on {judged.Count} queries with a hit that helped; {LeastQueries} are needed. Say of hits whether they help: POST /v1/feedback.");
+                $"'{collection}' has feedback on {judged.Count} queries with a hit that helped; {LeastQueries} are needed. Say of hits whether they help: diptych feedback, or POST /v1/feedback.");
         }
         // Nobody waits for one query of many: none is to be refused.
         new RequestTerms { Lane = Lane.Bulk }.Begin();
