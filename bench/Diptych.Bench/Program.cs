@@ -2,7 +2,7 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|wear|growth|lexical|postgres|serve|llm|answers|tune|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|wear|growth|million|lexical|postgres|serve|llm|answers|tune|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -14,6 +14,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["index"] = IndexSpeed.RunAsync,
     ["wear"] = IndexSpeed.WearAsync,
     ["growth"] = GrowthSpeed.RunAsync,
+    ["million"] = MillionPassages.RunAsync,
     ["lexical"] = LexicalSpeed.RunAsync,
     ["postgres"] = PostgresSpeed.RunAsync,
     ["serve"] = ServeSpeed.RunAsync,

@@ -2,13 +2,24 @@ using System.Runtime.CompilerServices;
 using System.Text;
 using Diptych.Core;
 using Diptych.Index;
+using Diptych.Inference;
 using Microsoft.Extensions.AI;
 
 namespace Diptych.Engine.Answering;
 
-/// <summary>Lets a language model write the answer over numbered evidence, and keeps only markers that name it.</summary>
+/// <summary>
+/// Lets a language model write the answer over numbered evidence, and keeps only markers that name it. Of the evidence it is given the
+/// best that its context takes, photos counted by their tokens.
+/// </summary>
+/// <param name="sendImages">Whether a model that does not say what it takes sees pictures.</param>
 internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, bool sendImages)
 {
+    /// <summary>Tokens kept free for the answer, where the context has four times as many.</summary>
+    private const int AnswerTokens = 512;
+
+    /// <summary>Tokens of what a chat format puts around a text, at the most.</summary>
+    private const int Around = 16;
+
     private const string Abstention = "NOT_IN_EVIDENCE";
 
     private const string Instructions =
@@ -20,10 +31,11 @@ internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, b
 
     public async IAsyncEnumerable<AnswerPart> StreamAsync(Question question, SearchResult evidence, [EnumeratorCancellation] CancellationToken cancellation)
     {
-        var filter = new MarkerFilter(evidence.Hits.Count);
+        List<ChatMessage> messages = Messages(question, evidence, out int given);
+        var filter = new MarkerFilter(given);
         var text = new StringBuilder();
         var held = new StringBuilder();
-        await foreach (ChatResponseUpdate update in model.GetStreamingResponseAsync(Messages(question, evidence), null, cancellation).ConfigureAwait(false))
+        await foreach (ChatResponseUpdate update in model.GetStreamingResponseAsync(messages, null, cancellation).ConfigureAwait(false))
         {
             string piece = filter.Add(update.Text);
             held.Append(piece);
@@ -55,20 +67,35 @@ internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, b
         yield return new AnswerPart(null, new Answer(AnswerKind.Generated, text.ToString().Trim(), citations, evidence.Confidence, []));
     }
 
-    private List<ChatMessage> Messages(Question question, SearchResult evidence)
+    /// <param name="given">How many of the hits the model is given: the first so many.</param>
+    private List<ChatMessage> Messages(Question question, SearchResult evidence, out int given)
     {
         var contents = new List<AIContent>();
+        string asked = $"Question: {question.Text}";
+        var window = (IContextWindow?)model.GetService(typeof(IContextWindow));
+        bool sees = window is null ? sendImages : window.PictureTokens > 0;
+        int left = window is null ? int.MaxValue
+            : window.MaxTokens - Math.Min(AnswerTokens, window.MaxTokens / 4) - window.CountTokens(Instructions) - window.CountTokens(asked) - (2 * Around) - (sees && question.Image is not null ? window.PictureTokens : 0);
+        given = 0;
         foreach (Hit hit in evidence.Hits)
         {
             string place = string.Join(", ", new[] { hit.Document.Title, hit.Passage.HeadingPath, hit.Passage.Anchor.Page is { } page ? $"page {page}" : "" }.Where(p => p.Length > 0));
-            contents.Add(new TextContent($"[{hit.Rank}] ({place})\n{(hit.Passage.Modality == Modality.Image ? $"(image) {hit.Passage.Text}" : hit.Passage.Text)}\n"));
-            if (sendImages && hit.Passage.Modality == Modality.Image && store.Thumbnail(hit.Passage.Id) is { } picture)
+            string text = $"[{hit.Rank}] ({place})\n{(hit.Passage.Modality == Modality.Image ? $"(image) {hit.Passage.Text}" : hit.Passage.Text)}\n";
+            byte[]? picture = sees && hit.Passage.Modality == Modality.Image ? store.Thumbnail(hit.Passage.Id) : null;
+            left -= window is null ? 0 : window.CountTokens(text) + (picture is null ? 0 : window.PictureTokens);
+            if (left < 0)
+            {
+                break;
+            }
+            given++;
+            contents.Add(new TextContent(text));
+            if (picture is not null)
             {
                 contents.Add(new DataContent(picture, "image/jpeg"));
             }
         }
-        contents.Add(new TextContent($"Question: {question.Text}"));
-        if (sendImages && question.Image is not null)
+        contents.Add(new TextContent(asked));
+        if (sees && question.Image is not null)
         {
             contents.Add(new DataContent(question.Image, Ingestion.MediaTypes.Detect("image", question.Image)));
         }

@@ -33,15 +33,17 @@ public sealed class Simulator(
         private readonly bool[] _runnable = [true, true];
         private readonly PriorityQueue<(int Kind, int Index), double> _events = new();
         private readonly double[] _endsAt = new double[workers];
-        private readonly double[] _decodersFreeAt = new double[workers];
+        private readonly SharedCores _cores = new(workers);
+        private readonly Queue<(int Request, double Seconds)> _undecoded = new();
+        private readonly (double At, int Model, int Units)[] _started = new (double, int, int)[workers];
         private readonly List<WorkItem>?[] _running = new List<WorkItem>?[workers];
         private readonly Stack<int> _idle = new(Enumerable.Range(0, workers).Reverse());
         private readonly State[] _states = new State[workload.Arrivals.Count];
         private readonly List<int> _requestOf = [];
         private double _wakeAt = double.PositiveInfinity;
-        private int _preparing;
+        private int _decoding;
 
-        private const int Arrives = 0, Ready = 1, Ends = 2, Wakes = 3;
+        private const int Arrives = 0, Wakes = 1, Parsed = 2, Decoded = 3, Ends = 4;
 
         public void ToEnd()
         {
@@ -49,15 +51,35 @@ public sealed class Simulator(
             {
                 _events.Enqueue((Arrives, i), workload.Arrivals[i].Seconds);
             }
-            while (_events.TryDequeue(out var e, out double now))
+            while (true)
             {
+                double now = _cores.NextEnd;
+                (int Kind, int Index) e;
+                if (_events.TryPeek(out e, out double at) && at <= now)
+                {
+                    now = at;
+                    _events.Dequeue();
+                }
+                else if (double.IsPositiveInfinity(now))
+                {
+                    return;
+                }
+                else
+                {
+                    e = _cores.TakeNext();
+                }
                 switch (e.Kind)
                 {
                     case Arrives:
                         Arrive(e.Index, now);
                         break;
-                    case Ready:
-                        Enqueue(e.Index, now);
+                    case Parsed:
+                        Prepare(e.Index, now);
+                        break;
+                    case Decoded:
+                        _decoding--;
+                        Decode(now);
+                        Enqueue(e.Index, 1, now);
                         break;
                     case Ends:
                         End(e.Index, now);
@@ -88,20 +110,36 @@ public sealed class Simulator(
                 _states[index].Refused = true;
                 return;
             }
-            _preparing++;
-            double ready = now + (simulator.Overhead * Crowd());
-            foreach (int side in arrival.Kind == WorkKind.Picture ? arrival.Units : [])
-            {
-                // Pictures are decoded by as many threads as there are workers, in the order in which they came.
-                int thread = Array.IndexOf(_decodersFreeAt, _decodersFreeAt.Min());
-                _decodersFreeAt[thread] = Math.Max(now, _decodersFreeAt[thread]) + (simulator.PrepareImage * side * side * Crowd());
-                ready = Math.Max(ready, _decodersFreeAt[thread]);
-            }
-            _events.Enqueue((Ready, index), ready);
+            _cores.Start((Parsed, index), simulator.Overhead, light: true, now);
         }
 
-        /// <summary>Preparing takes cores that batches run on, where the models have no accelerator of their own.</summary>
-        private double Crowd() => Math.Max(1, (workers - _idle.Count + _preparing) / (double)workers);
+        /// <summary>Pictures are decoded by as many threads as there are workers, in the order in which they came, on the cores that batches run on.</summary>
+        private void Prepare(int index, double now)
+        {
+            Arrival arrival = workload.Arrivals[index];
+            if (arrival.Kind != WorkKind.Picture)
+            {
+                foreach (int tokens in arrival.Units)
+                {
+                    Enqueue(index, tokens, now);
+                }
+                return;
+            }
+            foreach (int side in arrival.Units)
+            {
+                _undecoded.Enqueue((index, simulator.PrepareImage * side * side));
+            }
+            Decode(now);
+        }
+
+        private void Decode(double now)
+        {
+            while (_decoding < workers && _undecoded.TryDequeue(out var picture))
+            {
+                _decoding++;
+                _cores.Start((Decoded, picture.Request), picture.Seconds, light: false, now);
+            }
+        }
 
         private bool Late(Arrival arrival, double now, double prepare)
         {
@@ -112,21 +150,16 @@ public sealed class Simulator(
             return ahead + solo + prepare > Admission.LimitSeconds(simulator.Objective(arrival.Lane), solo);
         }
 
-        private void Enqueue(int index, double now)
+        private void Enqueue(int index, int units, double now)
         {
-            _preparing--;
             Arrival arrival = workload.Arrivals[index];
             LaneObjective objective = simulator.Objective(arrival.Lane);
             int model = arrival.Kind == WorkKind.Picture ? ImageModel : TextModel;
-            foreach (int size in arrival.Units)
-            {
-                int units = model == TextModel ? size : 1;
-                double solo = costs[model].Predict(units), limit = Admission.LimitSeconds(objective, solo);
-                double expiry = objective.Expires ? Math.Max(objective.Expiry.TotalSeconds, 2 * limit) : double.PositiveInfinity;
-                _requestOf.Add(index);
-                _work.Add(new WorkItem(
-                    _requestOf.Count - 1, model, arrival.Lane, _work.Shares.IndexOf(arrival.Tenant), units, now, arrival.Seconds + limit, arrival.Seconds + expiry, solo, costs[model].ExpectShare(units)));
-            }
+            double solo = costs[model].Predict(units), limit = Admission.LimitSeconds(objective, solo);
+            double expiry = objective.Expires ? Math.Max(objective.Expiry.TotalSeconds, 2 * limit) : double.PositiveInfinity;
+            _requestOf.Add(index);
+            _work.Add(new WorkItem(
+                _requestOf.Count - 1, model, arrival.Lane, _work.Shares.IndexOf(arrival.Tenant), units, now, arrival.Seconds + limit, arrival.Seconds + expiry, solo, costs[model].ExpectShare(units)));
         }
 
         private void Dispatch(double now)
@@ -148,11 +181,10 @@ public sealed class Simulator(
                     return;
                 }
                 int worker = _idle.Pop(), model = _decision.Batch[0].Model;
-                double seconds = simulator.Time(model, _decision.PaddedUnits, random) * Crowd();
-                costs[model].Observe(_decision.PaddedUnits, seconds);
                 _running[worker] = [.. _decision.Batch];
+                _started[worker] = (now, model, _decision.PaddedUnits);
                 _endsAt[worker] = now + costs[model].Expect(_decision.PaddedUnits);
-                _events.Enqueue((Ends, worker), now + seconds);
+                _cores.Start((Ends, worker), simulator.Time(model, _decision.PaddedUnits, random), light: false, now);
             }
         }
 
@@ -164,6 +196,8 @@ public sealed class Simulator(
                 state.Left--;
                 state.EndedAt = now;
             }
+            var (at, model, units) = _started[worker];
+            costs[model].Observe(units, Math.Max(now - at, 1e-6));
             _running[worker] = null;
             _idle.Push(worker);
         }

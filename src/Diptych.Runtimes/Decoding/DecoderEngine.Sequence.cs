@@ -39,7 +39,7 @@ public sealed partial class DecoderEngine
         private readonly PromptLookup? _lookup = sampling.LooksBack ? new PromptLookup() : null;
 
         /// <summary>What may come next, by what came after the same tokens before.</summary>
-        public int[] Guess(int mostTokens) => _lookup?.Guess(Ids, Math.Min(Sampling.MaxTokens - Generated, mostTokens - Ids.Count) - 1) ?? [];
+        public int[] Guess(int mostTokens, Func<int, double> seconds) => _lookup?.Guess(Ids, Math.Min(Sampling.MaxTokens - Generated, mostTokens - Ids.Count) - 1, seconds) ?? [];
 
         public void Learn(int guessed, int right) => _lookup?.Learn(guessed, right);
 

@@ -225,7 +225,7 @@ public sealed partial class DecoderEngine : IDisposable
         for (int i = 0; i < tokens.Length; i++)
         {
             Sequence s = _running[i];
-            int[] guess = tokens[i] == 1 && tokens.Length <= GuessesWithin ? s.Guess(MaxTokens) : [];
+            int[] guess = tokens[i] == 1 && tokens.Length <= GuessesWithin ? s.Guess(MaxTokens, _cost.Expect) : [];
             if (tokens[i] > 0 && Reserve(s, s.Computed + tokens[i] + guess.Length))
             {
                 stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i]), .. guess], s.Computed, s.Blocks, s.Adapter, AllLogits: guess.Length > 0, Pictures: s.PicturesFrom(s.Computed, Config.Width)));

@@ -1,12 +1,13 @@
 using System.Runtime.CompilerServices;
 using Diptych.Core;
+using Diptych.Inference;
 using Diptych.Runtimes.Structured;
 using Microsoft.Extensions.AI;
 
 namespace Diptych.Runtimes.Decoding;
 
 /// <summary>A language model in this process: a decoder, its tokenizer, its way to write a conversation, its engine; as an <see cref="IChatClient"/>.</summary>
-public sealed class LocalModel : IChatClient
+public sealed class LocalModel : IChatClient, IContextWindow
 {
     private readonly ChatFormat? _format;
     private readonly AdapterSlots _slots;
@@ -25,6 +26,13 @@ public sealed class LocalModel : IChatClient
     public const int AdapterPlaces = 8;
 
     public string Name { get; }
+
+    public int MaxTokens => Engine.MaxTokens;
+
+    /// <summary>The model alone reads text; an adapter that reads pictures is asked for by its name.</summary>
+    public int PictureTokens => 0;
+
+    public int CountTokens(string text) => Tokenizer.Encode(text).Length;
 
     public DecoderEngine Engine { get; }
 

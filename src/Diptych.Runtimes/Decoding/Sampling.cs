@@ -54,6 +54,9 @@ public sealed record TokenChance(int Token, float LogProbability, IReadOnlyList<
 /// <param name="ends">Tokens that end an answer.</param>
 internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tokenizer, IReadOnlySet<int> ends)
 {
+    /// <summary>Tokens that are tried before all are masked.</summary>
+    private const int Tries = 8;
+
     private readonly TextConstraint.Position? _position = sampling.Constraint?.Begin();
     private readonly Random _random = new(sampling.Seed ?? seed);
     private readonly Dictionary<int, int> _generated = [];
@@ -73,8 +76,7 @@ internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tok
     {
         float[]? own = sampling.LogProbabilities is null ? null : logits.ToArray();
         Penalize(logits, prompt);
-        _position?.Mask(logits, ends, left);
-        int token = sampling.Temperature <= 0 ? TensorPrimitives.IndexOfMax<float>(logits) : Draw(logits);
+        int token = sampling.Temperature <= 0 ? Likeliest(logits, left) : Draw(logits, left);
         _generated[token] = _generated.GetValueOrDefault(token) + 1;
         if (_position is not null && !ends.Contains(token))
         {
@@ -82,6 +84,31 @@ internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tok
         }
         Chance = own is null ? null : ChanceOf(token, own);
         return token;
+    }
+
+    /// <summary>
+    /// The likeliest token of the form. Nearly always one of the first that come to mind fits it: the mask of all tokens, which takes longer
+    /// to work out than to try these, is needed for the others.
+    /// </summary>
+    private int Likeliest(Span<float> logits, int left)
+    {
+        Span<(int Token, float Logit)> refused = stackalloc (int, float)[Tries];
+        for (int i = 0; i < Tries; i++)
+        {
+            int token = TensorPrimitives.IndexOfMax<float>(logits);
+            if (_position?.Allows(token, ends, left) != false)
+            {
+                return token;
+            }
+            refused[i] = (token, logits[token]);
+            logits[token] = float.NegativeInfinity;
+        }
+        foreach (var (token, logit) in refused)
+        {
+            logits[token] = logit;
+        }
+        _position!.Mask(logits, ends, left);
+        return TensorPrimitives.IndexOfMax<float>(logits);
     }
 
     private TokenChance ChanceOf(int token, float[] logits)
@@ -121,8 +148,9 @@ internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tok
         }
     }
 
-    private int Draw(Span<float> logits)
+    private int Draw(Span<float> logits, int left)
     {
+        _position?.Mask(logits, ends, left);
         _probabilities ??= new float[logits.Length];
         _order ??= new int[logits.Length];
         TensorPrimitives.Divide(logits, sampling.Temperature, logits);

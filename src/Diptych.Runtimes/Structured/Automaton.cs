@@ -130,27 +130,26 @@ internal sealed class Automaton
 
     private int BuildRepeat(Pattern.Repeat repeat, int from)
     {
-        int at = from;
-        for (int i = 0; i < repeat.Least; i++)
-        {
-            at = Build(repeat.Inner, at);
-        }
+        int at = from, written = 0;
         int end = Node();
-        _jumps[at].Add(end);
-        if (repeat.Most is { } most)
+        // The last of those that are written out repeats itself where there is no most.
+        int count = repeat.Most ?? Math.Max(1, repeat.Least);
+        while (written < count)
         {
-            for (int i = repeat.Least; i < most; i++)
+            if (written >= repeat.Least)
             {
-                at = Build(repeat.Inner, at);
                 _jumps[at].Add(end);
             }
-            return end;
+            int begin = Node();
+            _jumps[written > 0 ? Build(repeat.Separator, at) : at].Add(begin);
+            at = Build(repeat.Inner, begin);
+            written++;
+            if (written == count && repeat.Most is null)
+            {
+                _jumps[Build(repeat.Separator, at)].Add(begin);
+            }
         }
-        int loop = Node();
-        _jumps[at].Add(loop);
-        int back = Build(repeat.Inner, loop);
-        _jumps[back].Add(loop);
-        _jumps[back].Add(end);
+        _jumps[at].Add(end);
         return end;
     }
 
@@ -163,8 +162,8 @@ internal sealed class Automaton
             int nextSome = Node();
             int first = Node();
             _jumps[none].Add(first);
+            _jumps[Build(members.Separator, some)].Add(first);
             _jumps[Build(member, first)].Add(nextSome);
-            _jumps[Build(member, Build(members.Separator, some))].Add(nextSome);
             int nextNone = Node();
             if (!required)
             {

@@ -13,9 +13,9 @@ internal abstract record Pattern
 
     public static Pattern Any(params IReadOnlyList<Pattern> choices) => choices.Count == 1 ? choices[0] : new Choice(choices);
 
-    public Pattern Optional() => new Repeat(this, 0, 1);
+    public Pattern Optional() => new Repeat(this, 0, 1, Empty);
 
-    public Pattern Times(int least, int? most = null) => new Repeat(this, least, most);
+    public Pattern Times(int least, int? most = null, Pattern? separator = null) => new Repeat(this, least, most, separator ?? Empty);
 
     /// <summary>Bytes as they are.</summary>
     public sealed record Literal(byte[] Bytes) : Pattern;
@@ -28,7 +28,8 @@ internal abstract record Pattern
     public sealed record Choice(IReadOnlyList<Pattern> Choices) : Pattern;
 
     /// <param name="Most">Null for any number.</param>
-    public sealed record Repeat(Pattern Inner, int Least, int? Most) : Pattern;
+    /// <param name="Separator">Between two of them.</param>
+    public sealed record Repeat(Pattern Inner, int Least, int? Most, Pattern Separator) : Pattern;
 
     /// <summary>Members in their order, those that are not required may be left out, with a separator between those that are there.</summary>
     public sealed record Members(IReadOnlyList<(Pattern Member, bool Required)> All, Pattern Separator) : Pattern;

@@ -152,7 +152,7 @@ internal sealed partial class SchemaReader
         }
         if (schema.TryGetProperty("additionalProperties", out JsonElement others) && others.ValueKind != JsonValueKind.True)
         {
-            return others.ValueKind == JsonValueKind.False ? Braces("{", Pattern.Empty, "}") : Value(others) is { } value ? Braces("{", Listed(Member(Characters(0, null), value), 0, null), "}") : Braces("{", Pattern.Empty, "}");
+            return others.ValueKind == JsonValueKind.False ? Braces("{", Pattern.Empty, "}") : Value(others) is { } value ? Braces("{", Member(Characters(0, null), value).Times(0, null, Separator), "}") : Braces("{", Pattern.Empty, "}");
         }
         return AnyMembers(DeepestValue);
     }
@@ -172,7 +172,7 @@ internal sealed partial class SchemaReader
         }
         Pattern? item = schema.TryGetProperty("items", out JsonElement items) ? Value(items) : Any(DeepestValue - 1);
         return item is null ? least == 0 ? Braces("[", Pattern.Empty, "]") : null
-            : most < least ? throw Cannot("'maxItems' below 'minItems'") : Braces("[", Listed(item, least, most), "]");
+            : most < least ? throw Cannot("'maxItems' below 'minItems'") : Braces("[", item.Times(least, most, Separator), "]");
     }
 
     private static Pattern Text(JsonElement schema)
@@ -252,23 +252,15 @@ internal sealed partial class SchemaReader
 
     private static Pattern Any(int depth) => depth == 0
         ? Pattern.Any(Characters(0, null), Number, Boolean, Null)
-        : Pattern.Any(Characters(0, null), Number, Boolean, Null, Braces("[", Listed(Any(depth - 1), 0, null), "]"), AnyMembers(depth));
+        : Pattern.Any(Characters(0, null), Number, Boolean, Null, Braces("[", Any(depth - 1).Times(0, null, Separator), "]"), AnyMembers(depth));
 
-    private static Pattern AnyMembers(int depth) => Braces("{", Listed(Member(Characters(0, null), Any(depth - 1)), 0, null), "}");
+    private static Pattern AnyMembers(int depth) => Braces("{", Member(Characters(0, null), Any(depth - 1)).Times(0, null, Separator), "}");
 
     private static Pattern Separator => Pattern.Of(Pattern.Text(","), Gap);
 
     private static Pattern Member(Pattern name, Pattern value) => Pattern.Of(name, Pattern.Text(":"), Gap, value);
 
     private static Pattern Braces(string open, Pattern inner, string close) => Pattern.Of(Pattern.Text(open), Gap, inner, Gap, Pattern.Text(close));
-
-    private static Pattern Listed(Pattern item, int least, int? most)
-    {
-        Pattern more = Pattern.Of(Separator, item);
-        return most == 0 ? Pattern.Empty
-            : least > 0 ? Pattern.Of(item, more.Times(least - 1, most - 1))
-            : Pattern.Of(item, more.Times(0, most - 1)).Optional();
-    }
 
     private static Pattern Quoted(Pattern inner) => Pattern.Of(Pattern.Text("\""), inner, Pattern.Text("\""));
 

@@ -29,6 +29,21 @@ public sealed class TextConstraint
         /// <summary>True where the text can end here and cannot go on.</summary>
         public bool Complete { get; private set; }
 
+        /// <summary>
+        /// Whether a token is one that a mask leaves, told without working out the mask. False may also be said of a token that a mask would
+        /// leave: where every token leads too far from an end.
+        /// </summary>
+        public bool Allows(int token, IReadOnlySet<int> ends, int left)
+        {
+            ReadOnlySpan<byte> bytes = constraint._trie.Bytes(token);
+            if (bytes.IsEmpty || ends.Contains(token))
+            {
+                return _state.Accepts && ends.Contains(token);
+            }
+            Automaton.State state = Follow(bytes);
+            return state != constraint._automaton.Dead && state.Distance <= Math.Max(0, left - 1);
+        }
+
         /// <summary>Puts what may not come next out of reach.</summary>
         /// <param name="logits">[vocabulary]</param>
         /// <param name="ends">Tokens that end an answer.</param>
@@ -43,31 +58,53 @@ public sealed class TextConstraint
                 var (hurried, _) = constraint._trie.Allowed(automaton, _state, Math.Max(0, left - 1));
                 allowed = hurried.Any(w => w != 0) || _state.Accepts ? hurried : allowed;
             }
+            (int Token, float Logit)[] kept = [];
+            if (_state.Accepts)
+            {
+                kept = new (int, float)[ends.Count];
+                int count = 0;
+                foreach (int end in ends)
+                {
+                    kept[count++] = (end, logits[end]);
+                }
+            }
             for (int word = 0; word < allowed.Length; word++)
             {
                 ulong bits = allowed[word];
-                if (bits == ulong.MaxValue)
+                int first = word * 64, last = Math.Min(first + 64, logits.Length);
+                if (bits == 0)
                 {
+                    logits[first..last].Fill(float.NegativeInfinity);
                     continue;
                 }
-                int first = word * 64, last = Math.Min(first + 64, logits.Length);
-                for (int token = first; token < last; token++)
+                for (int token = first; bits != ulong.MaxValue && token < last; token++)
                 {
-                    if ((bits >> (token - first) & 1) == 0 && !(_state.Accepts && ends.Contains(token)))
+                    if ((bits >> (token - first) & 1) == 0)
                     {
                         logits[token] = float.NegativeInfinity;
                     }
                 }
             }
+            foreach (var (token, logit) in kept)
+            {
+                logits[token] = logit;
+            }
         }
 
         public void Advance(ReadOnlySpan<byte> token)
         {
+            _state = Follow(token);
+            Complete = _state.Accepts && constraint._trie.Allowed(constraint._automaton, _state).All(w => w == 0);
+        }
+
+        private Automaton.State Follow(ReadOnlySpan<byte> token)
+        {
+            Automaton.State state = _state;
             foreach (byte value in token)
             {
-                _state = constraint._automaton.Next(_state, value);
+                state = constraint._automaton.Next(state, value);
             }
-            Complete = _state.Accepts && constraint._trie.Allowed(constraint._automaton, _state).All(w => w == 0);
+            return state;
         }
     }
 }

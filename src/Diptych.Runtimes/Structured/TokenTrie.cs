@@ -8,11 +8,12 @@ internal sealed class TokenTrie
     private readonly int[] _after;
     private readonly int[] _tokens;
     private readonly int _words;
+    private readonly IReadOnlyList<byte[]> _all;
 
     /// <param name="tokens">Each token's bytes; those of markers are empty.</param>
     public TokenTrie(IReadOnlyList<byte[]> tokens)
     {
-        _words = (tokens.Count + 63) / 64;
+        (_words, _all) = ((tokens.Count + 63) / 64, tokens);
         (byte[] Bytes, int Id)[] sorted = [.. tokens.Select((b, i) => (b, i)).Where(t => t.b.Length > 0)];
         Array.Sort(sorted, (a, b) => a.Bytes.AsSpan().SequenceCompareTo(b.Bytes) is var order && order != 0 ? order : a.Id.CompareTo(b.Id));
         var bytes = new List<byte>();
@@ -46,6 +47,9 @@ internal sealed class TokenTrie
             }
         }
     }
+
+    /// <summary>A token's bytes; empty for markers and for what is not in the vocabulary.</summary>
+    public ReadOnlySpan<byte> Bytes(int token) => token < _all.Count ? _all[token] : [];
 
     /// <summary>Tokens all of whose bytes lead on from a state: worked out once and kept with it.</summary>
     public ulong[] Allowed(Automaton automaton, Automaton.State state)

@@ -152,6 +152,8 @@ public sealed class TextConstraintTests
             position.Mask(logits, Ends, left);
             // Characters beyond the first plane are two for the validator, and one for JSON Schema: a length would be judged otherwise.
             int[] allowed = [.. Enumerable.Range(0, logits.Length).Where(t => logits[t] == 0 && (t is < 0xF1 or > 0x100))];
+            Assert.All(Enumerable.Range(0, logits.Length).Where(t => position.Allows(t, Ends, left)), t => Assert.Equal(0, logits[t]));
+            Assert.True(left < 600 || allowed.All(t => position.Allows(t, Ends, left)));
             int token = allowed[random.Next(allowed.Length)];
             if (token == 0)
             {
