@@ -34,6 +34,9 @@ public sealed class DiptychOptions
 
     public LlmOptions Llm { get; set; } = new();
 
+    /// <summary>By the name under which they are served: models behind OpenAI-compatible servers, which embed texts.</summary>
+    public IDictionary<string, RemoteEmbeddingOptions> Embeddings { get; set; } = new Dictionary<string, RemoteEmbeddingOptions>(StringComparer.Ordinal);
+
     /// <summary>Whether text in pictures is read while they are ingested, where a model for it was added.</summary>
     public bool ReadPictures { get; set; } = true;
 
@@ -66,6 +69,12 @@ public sealed class DiptychOptions
         Require(Llm.CacheMb > 0, "Llm:CacheMb", "above 0");
         Require(Llm.Endpoint is null || Llm.Model is { Length: > 0 }, "Llm:Model", "the name of a model, since Llm:Endpoint is set");
         Require(Llm.TimeoutSeconds > 0, "Llm:TimeoutSeconds", "above 0");
+        foreach (var (name, remote) in Embeddings)
+        {
+            Require(Uri.TryCreate(remote.Endpoint, UriKind.Absolute, out Uri? server) && server.Scheme is "http" or "https", $"Embeddings:{name}:Endpoint", "an address such as http://127.0.0.1:8080/v1");
+            Require(remote.Model.Length > 0, $"Embeddings:{name}:Model", "the name of a model");
+            Require(remote.TimeoutSeconds > 0, $"Embeddings:{name}:TimeoutSeconds", "above 0");
+        }
         Require(Policy(Scheduling) is not null, "Scheduling", "deadline, arrival, unbatched or priority; arrival and priority take a largest batch, as in arrival:8");
         foreach (var (name, lane) in Lanes)
         {
@@ -140,6 +149,19 @@ public sealed class LlmOptions
     public bool Images { get; set; } = true;
 
     public int TimeoutSeconds { get; set; } = 120;
+}
+
+/// <summary>A model behind an OpenAI-compatible server, which embeds texts.</summary>
+public sealed class RemoteEmbeddingOptions
+{
+    /// <summary>The server's base address, with /v1.</summary>
+    public string Endpoint { get; set; } = "";
+
+    public string Model { get; set; } = "";
+
+    public string? ApiKey { get; set; }
+
+    public int TimeoutSeconds { get; set; } = 30;
 }
 
 /// <summary>A device that models run on.</summary>

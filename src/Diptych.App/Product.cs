@@ -1,5 +1,3 @@
-using System.ClientModel;
-using System.ClientModel.Primitives;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
 using Diptych.Engine.Ingestion;
@@ -16,8 +14,6 @@ using Diptych.Runtimes.Ocr;
 using Diptych.Runtimes.Remote;
 using Diptych.Runtimes.Store;
 using Microsoft.Extensions.AI;
-using OpenAI;
-using OpenAI.Chat;
 
 namespace Diptych.App;
 
@@ -27,10 +23,11 @@ public sealed class Product : IAsyncDisposable
     private readonly InferenceService _inference;
     private readonly Lazy<LocalModel?> _languageModel;
     private readonly Lazy<Answerer> _answerer;
+    private readonly RemoteChat? _writer;
 
-    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IPictureReader? pictures, Lazy<LocalModel?> languageModel, IDocumentStore store, TimeProvider time, LlmOptions llm, TimeSpan target)
+    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IPictureReader? pictures, Lazy<LocalModel?> languageModel, IDocumentStore store, TimeProvider time, LlmOptions llm, RemoteChat? writer)
     {
-        _inference = inference;
+        (_inference, _writer) = (inference, writer);
         Embedder = embedder;
         _languageModel = languageModel;
         Store = store;
@@ -38,7 +35,7 @@ public sealed class Product : IAsyncDisposable
         Searcher = new Searcher(store, embedder);
         Evaluator = new Evaluator(Ingestor, Searcher);
         Tuner = new Tuner(store, embedder, Searcher);
-        _answerer = new Lazy<Answerer>(() => new Answerer(Searcher, store, embedder, ChatClient(llm, time, target) ?? (llm.Model is null ? null : LanguageModel), llm.Images && llm.Endpoint is not null));
+        _answerer = new Lazy<Answerer>(() => new Answerer(Searcher, store, embedder, (IChatClient?)writer ?? (llm.Model is null ? null : LanguageModel), llm.Images && writer is not null));
     }
 
     public InferenceService Inference => _inference;
@@ -48,8 +45,14 @@ public sealed class Product : IAsyncDisposable
     /// <summary>The language model in this process, where one was added.</summary>
     public LocalModel? LanguageModel => _languageModel.Value;
 
-    /// <summary>Pairs of towers that were added, by name.</summary>
-    public IReadOnlyDictionary<string, DualEncoder> Encoders { get; private init; } = new Dictionary<string, DualEncoder>();
+    /// <summary>Models that embed, beside the product's own, by name: those that were added, and those behind other servers.</summary>
+    public IReadOnlyDictionary<string, IEncoder> Encoders { get; private init; } = new Dictionary<string, IEncoder>();
+
+    /// <summary>Cross-encoders that were added, by name.</summary>
+    public IReadOnlyDictionary<string, Reranker> Rerankers { get; private init; } = new Dictionary<string, Reranker>();
+
+    /// <summary>Lanes, models, memory and other servers as they are now.</summary>
+    public InferenceSnapshot Snapshot() => _inference.Snapshot() with { Remotes = [.. Remotes().Select(r => r.Snapshot())] };
 
     public IDocumentStore Store { get; }
 
@@ -86,9 +89,33 @@ public sealed class Product : IAsyncDisposable
             // Read when somebody first asks: a search need not wait for it.
             var reading = new PictureReading(inference, images, preparation, options.StarterModel);
             var languageModel = new Lazy<LocalModel?>(() => OpenLanguageModel(options, inference, reading, time));
-            var encoders = options.Models().List().Where(m => m.Kind == ModelKind.DualEncoder)
-                .ToDictionary(m => m.Name, m => DualEncoder.Open(m.Name, options.Models().PathOf(m), inference, images, preparation), StringComparer.Ordinal);
-            return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Objectives()[Lane.Generate].Target) { Encoders = encoders };
+            ModelFolder folder = options.Models();
+            var encoders = new Dictionary<string, IEncoder>(StringComparer.Ordinal);
+            var rerankers = new Dictionary<string, Reranker>(StringComparer.Ordinal);
+            foreach (InstalledModel model in folder.List())
+            {
+                switch (model.Kind)
+                {
+                    case ModelKind.DualEncoder:
+                        encoders.Add(model.Name, DualEncoder.Open(model.Name, folder.PathOf(model), inference, images, preparation));
+                        break;
+                    case ModelKind.TextEncoder:
+                        encoders.Add(model.Name, TextEncoder.Open(model.Name, folder.PathOf(model), inference));
+                        break;
+                    case ModelKind.Reranker:
+                        rerankers.Add(model.Name, Reranker.Open(model.Name, folder.PathOf(model), inference));
+                        break;
+                }
+            }
+            var servers = new RemoteModels(time, options.Objectives());
+            foreach (var (name, remote) in options.Embeddings)
+            {
+                if (!encoders.TryAdd(name, servers.Encoder(remote)))
+                {
+                    throw new Core.InvalidRequestException($"Setting 'Diptych:Embeddings:{name}' has the name of a model that was added.");
+                }
+            }
+            return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Llm.Endpoint is null ? null : servers.Chat(options.Llm)) { Encoders = encoders, Rerankers = rerankers };
         }
         catch
         {
@@ -104,6 +131,11 @@ public sealed class Product : IAsyncDisposable
     {
         await _inference.DisposeAsync();
         Embedder.Preparation.Dispose();
+        _writer?.Dispose();
+        foreach (RemoteEncoder remote in Encoders.Values.OfType<RemoteEncoder>())
+        {
+            remote.Dispose();
+        }
         if (_languageModel.IsValueCreated)
         {
             LanguageModel?.Dispose();
@@ -137,20 +169,5 @@ public sealed class Product : IAsyncDisposable
         return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time, adapters, reading);
     }
 
-    private static IChatClient? ChatClient(LlmOptions llm, TimeProvider time, TimeSpan target)
-    {
-        if (llm.Endpoint is null)
-        {
-            return null;
-        }
-        var options = new OpenAIClientOptions
-        {
-            Endpoint = new Uri(llm.Endpoint),
-            NetworkTimeout = TimeSpan.FromSeconds(llm.TimeoutSeconds),
-            // Tried again by the lane, which knows whether anything was shown.
-            RetryPolicy = new ClientRetryPolicy(0),
-        };
-        IChatClient remote = new ChatClient(llm.Model, new ApiKeyCredential(llm.ApiKey is { Length: > 0 } key ? key : "none"), options).AsIChatClient();
-        return new RemoteChat(remote, $"{llm.Model} at {llm.Endpoint}", time, target);
-    }
+    private IEnumerable<RemoteServer> Remotes() => Encoders.Values.OfType<RemoteEncoder>().Select(e => e.Server).Concat(_writer is null ? [] : [_writer.Server]);
 }

@@ -47,6 +47,9 @@ public sealed class RequestTerms
         }
     }
 
+    /// <summary>A request as these terms have it: who asks, by when, and in which lane.</summary>
+    public InferenceRequest Apply(InferenceRequest request, TimeProvider time) => request with { Lane = Lane ?? request.Lane, TimeLimit = Left(time), Tenant = Tenant };
+
     /// <summary>Makes these the current terms of the calling flow.</summary>
     public void Begin() => Ambient.Value = this;
 

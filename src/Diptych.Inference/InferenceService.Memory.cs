@@ -275,6 +275,7 @@ public sealed partial class InferenceService
             await placement.Loaded.DisposeAsync().ConfigureAwait(false);
             placement.Release();
         }
+        NativeHeap.GiveBack();
     }
 
     private async Task WaitUntilAsync(Func<bool> holds)

@@ -3,7 +3,17 @@ using Diptych.Inference.Memory;
 namespace Diptych.Inference;
 
 /// <summary>The service at one moment, for operators.</summary>
-public sealed record InferenceSnapshot(IReadOnlyList<LaneSnapshot> Lanes, IReadOnlyList<ModelSnapshot> Models, IReadOnlyList<DeviceSnapshot> Devices);
+public sealed record InferenceSnapshot(IReadOnlyList<LaneSnapshot> Lanes, IReadOnlyList<ModelSnapshot> Models, IReadOnlyList<DeviceSnapshot> Devices)
+{
+    /// <summary>Servers that run models for this one.</summary>
+    public IReadOnlyList<RemoteSnapshot> Remotes { get; init; } = [];
+}
+
+/// <summary>A server that runs models for this one.</summary>
+/// <param name="Healthy">False while it is given no requests, because it kept failing.</param>
+/// <param name="Limit">Requests at a time that it is given now, as its latency allows.</param>
+/// <param name="Hedged">Requests that were sent a second time because the first took long.</param>
+public sealed record RemoteSnapshot(string Name, bool Healthy, int Limit, int InFlight, long Requests, long Failures, long Hedged);
 
 /// <summary>A lane: what waits, and what became of the work since the start; latencies are of the last minutes.</summary>
 /// <param name="Attained">Completed within the target, or within the client's limit.</param>

@@ -104,7 +104,7 @@ internal sealed class SingleFlight<TKey, TValue>
 }
 
 /// <summary>Values by key, the least recently used leaving first, within so many bytes.</summary>
-internal sealed class LeastRecentlyUsed<TKey, TValue>(long maxBytes)
+public sealed class LeastRecentlyUsed<TKey, TValue>(long maxBytes)
     where TKey : notnull
 {
     private readonly Lock _lock = new();

@@ -29,10 +29,12 @@ internal static class IndexSpeed
         // Between the peers, since the machine's speed drifts; the median counts.
         HnswIndex index = null!;
         var builds = new List<double>();
+        var own = new List<OwnFiltered>();
         void Build()
         {
             index = HnswIndex.Create(WordNet.Dimensions);
             builds.Add(Report.Time(() => index.AddRange(data.Vectors, new int[data.Count], Cores)));
+            own.AddRange(Filtered(filters, filterTruths, index, data));
         }
         foreach (string peer in Peers.Names)
         {
@@ -46,7 +48,7 @@ internal static class IndexSpeed
         var ours = Efs.Select(ef => Sample(index, data, truth, ef)).ToList();
         Speeds(report, points, ours, Report.Median(builds));
         Memory(report, points, index);
-        Filtering(report, filtered, filters, filterTruths, index, data);
+        Filtering(report, filtered, filters.Select(f => f.Name), own);
         Crossing(report, index, data);
         Allocation(report, index, data);
         Deletion(report, data, truth);
@@ -88,8 +90,24 @@ internal static class IndexSpeed
             index.BytesPerVector <= 0.5 * hnswlib);
     }
 
-    private static void Filtering(
-        Report report, List<Peers.Filtered> peers, List<(string Name, Func<int, bool> Accepts)> filters, Dictionary<string, int[]> truths, HnswIndex index, WordNet data)
+    private static void Filtering(Report report, List<Peers.Filtered> peers, IEnumerable<string> filters, List<OwnFiltered> own)
+    {
+        foreach (string name in filters)
+        {
+            // Of the runs between the peers the one in the middle, since the machine's speed drifts.
+            OwnFiltered[] runs = [.. own.Where(o => o.Filter == name).OrderBy(o => o.Qps)];
+            OwnFiltered mine = runs[runs.Length / 2];
+            var able = peers.Where(p => p.Filter == name && p.Recall >= 0.95).OrderByDescending(p => p.Qps).ToList();
+            double best = able.Select(p => p.Qps).DefaultIfEmpty(0).First();
+            report.Row($"Filter {name.Replace('_', ' ')}: recall@10, queries/s on one thread", $"{mine.Recall:0.000}, {mine.Qps:0} (ef {mine.Ef}, {mine.Plan}{(best > 0 ? $", {mine.Qps / best:0.0} x" : "")})",
+                $">= 0.95, >= 3 x {(able.Count == 0 ? "no peer reaches 0.95" : string.Join(", ", able.Select(p => $"{p.Peer} {p.Qps:0}")))}", mine.Recall >= 0.95 && mine.Qps >= 3 * best);
+        }
+    }
+
+    private sealed record OwnFiltered(string Filter, double Recall, double Qps, SearchPlan Plan, int Ef);
+
+    /// <summary>Each filter at the least effort that reaches the recall.</summary>
+    private static IEnumerable<OwnFiltered> Filtered(List<(string Name, Func<int, bool> Accepts)> filters, Dictionary<string, int[]> truths, HnswIndex index, WordNet data)
     {
         foreach (var (name, accepts) in filters)
         {
@@ -119,10 +137,7 @@ internal static class IndexSpeed
                     break;
                 }
             }
-            var able = peers.Where(p => p.Filter == name && p.Recall >= 0.95).OrderByDescending(p => p.Qps).ToList();
-            double best = able.Select(p => p.Qps).DefaultIfEmpty(0).First();
-            report.Row($"Filter {name.Replace('_', ' ')}: recall@10, queries/s on one thread", $"{recall:0.000}, {qps:0} (ef {ef}, {plan}{(best > 0 ? $", {qps / best:0.0} x" : "")})",
-                $">= 0.95, >= 3 x {(able.Count == 0 ? "no peer reaches 0.95" : string.Join(", ", able.Select(p => $"{p.Peer} {p.Qps:0}")))}", recall >= 0.95 && qps >= 3 * best);
+            yield return new OwnFiltered(name, recall, qps, plan, ef);
         }
     }
 
@@ -173,12 +188,15 @@ internal static class IndexSpeed
             half.Delete(slots[row]);
         }
         half.Repair(Cores);
+        // As the store does once a third of the slots are empty.
+        int[] moved = new int[half.Slots];
+        double compacting = Report.Time(() => half = half.Compact(moved));
         int[] freshSlots = new int[left.Length];
         fresh.AddRange(kept, freshSlots, Cores);
         int[] expected = Truth.Of(kept, data.Queries, WordNet.Dimensions);
-        var rowBySlot = left.Select((r, i) => (slots[r], i)).ToDictionary(p => p.Item1, p => p.i);
+        var rowBySlot = left.Select((r, i) => (moved[slots[r]], i)).ToDictionary(p => p.Item1, p => p.i);
         var freshRow = freshSlots.Select((s, i) => (s, i)).ToDictionary(p => p.s, p => p.i);
-        Compare("After deleting 50 % at random", Recall(half, data, expected, ef, s => rowBySlot[s]), half, Recall(fresh, data, expected, ef, s => freshRow[s]), fresh);
+        Compare($"After deleting 50 % at random (moved together in {Report.Number(compacting, "0.00")} s)", Recall(half, data, expected, ef, s => rowBySlot[s]), half, Recall(fresh, data, expected, ef, s => freshRow[s]), fresh);
 
         HnswIndex replaced = HnswIndex.Create(WordNet.Dimensions), whole = HnswIndex.Create(WordNet.Dimensions);
         replaced.AddRange(data.Vectors, slots, Cores);

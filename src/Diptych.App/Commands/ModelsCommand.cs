@@ -20,7 +20,7 @@ internal static class ModelsCommand
     {
         var list = new Command("list", "List the models in use, and those that were added");
         list.SetAction(ListAsync);
-        var add = new Command("add", "Add a model from a folder, a file or a hub: a decoder of Llama's family, which writes, or PP-OCR, which reads the text in pictures") { Source, As };
+        var add = new Command("add", "Add a model from a folder, a file or a hub: a decoder of Llama's family, which writes; CLIP, SigLIP or a model of sentence-transformers, which embed; a cross-encoder, which reranks; or PP-OCR, which reads the text in pictures") { Source, As };
         add.SetAction(AddAsync);
         var remove = new Command("remove", "Remove a model that was added") { Name };
         remove.SetAction(parsed =>
@@ -29,15 +29,19 @@ internal static class ModelsCommand
             Say(parsed, new { removed = parsed.GetValue(Name) }, $"Removed {parsed.GetValue(Name)}.");
             return ExitCode.Success;
         });
-        var verify = new Command("verify", "Compare a model's files with what they were when it was added; a folder with cases.safetensors is run against them") { NameOrFolder, Adapter };
+        var verify = new Command("verify", "Compare a model's files with what they were when it was added, and say what each way to keep a decoder's weights costs in perplexity; a folder with cases.safetensors is run against them") { NameOrFolder, Adapter };
         verify.SetAction(parsed =>
         {
             if (Directory.Exists(parsed.GetValue(NameOrFolder)))
             {
                 return VerifyCases(parsed);
             }
-            IReadOnlyList<string> faults = CommandLine.Options(parsed).Models().Verify(parsed.GetValue(NameOrFolder)!);
-            Say(parsed, new { passed = faults.Count == 0, faults }, faults.Count == 0 ? "Sound." : string.Join(Environment.NewLine, faults));
+            ModelFolder models = CommandLine.Options(parsed).Models();
+            string name = parsed.GetValue(NameOrFolder)!;
+            IReadOnlyList<string> faults = models.Verify(name);
+            // What each way to keep its weights costs is told of a sound decoder.
+            IReadOnlyList<FormatCost> costs = faults.Count == 0 && models.List().Single(m => m.Name == name) is { Kind: ModelKind.Decoder } decoder ? Perplexity.Measure(LocalModel.Find(models.PathOf(decoder))!) : [];
+            Say(parsed, new { passed = faults.Count == 0, faults, perplexity = costs }, faults.Count > 0 ? string.Join(Environment.NewLine, faults) : string.Join(Environment.NewLine, costs.Select(Line).Prepend("Sound.")));
             return faults.Count == 0 ? ExitCode.Success : ExitCode.Failure;
         });
         return new Command("models", "The models in use, and those to add") { list, add, remove, verify, PlanCommand.Build() };
@@ -61,7 +65,7 @@ internal static class ModelsCommand
         }
         foreach (InstalledModel m in added)
         {
-            table.AddRow(m.Name, m.Source.EscapeMarkup(), m.Kind switch { ModelKind.Decoder => "writes answers", ModelKind.Adapter => "changes a decoder", ModelKind.DualEncoder => "embeds texts and pictures", _ => "reads the text in pictures" }, Megabytes(m.Bytes));
+            table.AddRow(m.Name, m.Source.EscapeMarkup(), m.Kind switch { ModelKind.Decoder => "writes answers", ModelKind.Adapter => "changes a decoder", ModelKind.DualEncoder => "embeds texts and pictures", ModelKind.TextEncoder => "embeds texts", ModelKind.Reranker => "scores texts for a question", _ => "reads the text in pictures" }, Megabytes(m.Bytes));
         }
         AnsiConsole.Write(table);
         return ExitCode.Success;
@@ -123,9 +127,14 @@ internal static class ModelsCommand
     {
         ModelKind.Decoder => $"serve answers chat with it, and ask --model {model.Name} writes with it.",
         ModelKind.DualEncoder => $"serve embeds texts and pictures with it: POST /v1/embeddings, model {model.Name}.",
+        ModelKind.TextEncoder => $"serve embeds texts with it: POST /v1/embeddings, model {model.Name}.",
+        ModelKind.Reranker => "serve orders documents with it: POST /v1/rerank.",
         ModelKind.Adapter => $"chat asks for it as model MODEL:{model.Name}.",
         _ => "it reads the text in pictures from the next ingest on. What is ingested already is read with: ingest --again",
     };
+
+    private static string Line(FormatCost cost) => string.Create(CultureInfo.InvariantCulture,
+        $"  {cost.Format switch { WeightFormat.F32 => "single precision", WeightFormat.AsStored => "as stored", WeightFormat.Int8 => "int8", _ => "int4" },-16}  {cost.Bytes / 1e6,8:0} MB  perplexity {cost.Value,7:0.00}{(cost.Change == 0 ? "" : $"  ({100 * cost.Change:+0.00;-0.00} %)")}");
 
     private static void Say(ParseResult parsed, object json, string words)
     {

@@ -4,6 +4,7 @@ using System.Text.Json;
 using Diptych.Core;
 using Diptych.Inference;
 using Diptych.Runtimes.Decoding;
+using Diptych.Runtimes.Encoders;
 
 namespace Diptych.App.Http;
 
@@ -16,7 +17,7 @@ internal static class InferenceEndpoints
     {
         RouteGroupBuilder group = app.MapGroup("/v1").WithTags("Inference").ProducesProblem(400).ProducesProblem(404).ProducesProblem(429);
         group.MapPost("/rerank", RerankAsync).WithSummary("Orders documents by how well they answer a query (the dialect of Cohere and Jina)").Produces<RerankResponse>();
-        group.MapGet("/inference", (Product product) => product.Inference.Snapshot()).WithSummary("Lanes, models and memory as they are now");
+        group.MapGet("/inference", (Product product) => product.Snapshot()).WithSummary("Lanes, models, memory and other servers as they are now");
         group.MapPost("/models/{model}/load", async (string model, Product product, CancellationToken cancellation) =>
         {
             await product.Inference.LoadAsync(Tower(model, product), cancellation);
@@ -69,9 +70,11 @@ internal static class InferenceEndpoints
 
     private static async Task<RerankResponse> RerankAsync(RerankRequest body, Product product, CancellationToken cancellation)
     {
-        if (body.Model is not null && body.Model != OpenAiEndpoints.TextModel)
+        // A cross-encoder that was added reads query and document together, and is taken where none is named; the text tower compares their vectors.
+        Reranker? reranker = body.Model is null ? product.Rerankers.Values.FirstOrDefault() : product.Rerankers.GetValueOrDefault(body.Model);
+        if (reranker is null && body.Model is not null && body.Model != OpenAiEndpoints.TextModel)
         {
-            throw new NotFoundException($"There is no reranker '{body.Model}'. Use {OpenAiEndpoints.TextModel}, or leave 'model' out.");
+            throw new NotFoundException($"There is no reranker '{body.Model}'. Use {string.Join(", ", product.Rerankers.Keys.Append(OpenAiEndpoints.TextModel))}, or leave 'model' out.");
         }
         if (string.IsNullOrWhiteSpace(body.Query) || body.Documents.Count is 0 or > MaxDocuments || body.TopN is < 1)
         {
@@ -79,20 +82,25 @@ internal static class InferenceEndpoints
         }
         string[] texts = [.. body.Documents.Select(Text)];
         // A whole list is one step of a search that somebody waits for.
-        TextEmbedding query = await product.Embedder.EmbedTextAsync(body.Query, Lane.Generate, cancellation);
+        float[] query = reranker is null ? (await product.Embedder.EmbedTextAsync(body.Query, Lane.Generate, cancellation)).Text : [];
         double[] scores = new double[texts.Length];
         await Parallel.ForAsync(0, texts.Length, new ParallelOptions { MaxDegreeOfParallelism = 64, CancellationToken = cancellation }, async (i, stop) =>
         {
+            if (reranker is not null)
+            {
+                scores[i] = await reranker.ScoreAsync(body.Query, texts[i], Lane.Generate, stop);
+                return;
+            }
             TextEmbedding document = await product.Embedder.EmbedTextAsync(texts[i], Lane.Generate, stop);
-            scores[i] = TensorPrimitives.Dot(query.Text, document.Text);
+            scores[i] = TensorPrimitives.Dot<float>(query, document.Text);
         });
         RerankItem[] ranked =
         [
             .. scores.Select((s, i) => (Score: s, Index: i)).OrderByDescending(s => s.Score).ThenBy(s => s.Index).Take(body.TopN ?? texts.Length)
                 .Select(s => new RerankItem(s.Index, Math.Round(s.Score, 6), body.ReturnDocuments ? new RerankDocument(texts[s.Index]) : null)),
         ];
-        int tokens = texts.Append(body.Query).Sum(t => product.Embedder.Tokenizer.Encode(t).Length);
-        return new RerankResponse(Guid.NewGuid().ToString(), OpenAiEndpoints.TextModel, ranked, new EmbeddingsUsage(tokens, tokens));
+        int tokens = reranker is null ? texts.Append(body.Query).Sum(t => product.Embedder.Tokenizer.Encode(t).Length) : texts.Sum(t => reranker.CountTokens(body.Query, t));
+        return new RerankResponse(Guid.NewGuid().ToString(), reranker?.Model ?? OpenAiEndpoints.TextModel, ranked, new EmbeddingsUsage(tokens, tokens));
     }
 
     private static string Text(JsonElement document)

@@ -2,7 +2,6 @@ using System.Runtime.InteropServices;
 using System.Text.Json;
 using Diptych.Core;
 using Diptych.Inference;
-using Diptych.Runtimes.Encoders;
 
 namespace Diptych.App.Http;
 
@@ -29,7 +28,8 @@ internal static class OpenAiEndpoints
         [
             Model(TextModel, product.Embedder.TextSpace, product),
             Model(CrossModel, product.Embedder.CrossSpace, product),
-            .. product.Encoders.Select(e => new ModelResponse(e.Key, "model", "diptych", product.Inference.Describe(e.Value.ImageModel).Revision, 2 * product.Inference.Describe(e.Value.ImageModel).WeightBytes, e.Value.Dimensions)),
+            .. product.Encoders.Select(e => Added(e.Key, e.Value.Dimensions, [.. e.Value.Models.Select(product.Inference.Describe)])),
+            .. product.Rerankers.Keys.Select(name => Added(name, 0, [product.Inference.Describe(name)])),
             .. product.LanguageModel is { } llm ? llm.Adapters.Select(a => $"{llm.Name}:{a}").Prepend(llm.Name).Select(id => new ModelResponse(id, "model", "diptych", "", 0, 0)).ToArray() : Array.Empty<ModelResponse>(),
         ])).WithSummary("The models that are served");
     }
@@ -40,13 +40,16 @@ internal static class OpenAiEndpoints
         return new ModelResponse(id, "model", "diptych", model.Revision, model.WeightBytes, space.Dimensions);
     }
 
+    private static ModelResponse Added(string id, int dimensions, ModelDescription[] models) =>
+        new(id, "model", models.Length == 0 ? "remote" : "diptych", models.FirstOrDefault()?.Revision ?? "", models.Sum(m => m.WeightBytes), dimensions);
+
     private static async Task<EmbeddingsResponse> EmbedAsync(EmbeddingsRequest body, Product product, CancellationToken cancellation)
     {
         bool text = body.Model == TextModel;
-        product.Encoders.TryGetValue(body.Model, out DualEncoder? added);
+        product.Encoders.TryGetValue(body.Model, out IEncoder? added);
         if (!text && added is null && body.Model != CrossModel)
         {
-            throw new NotFoundException($"There is no model '{body.Model}'. Use {TextModel} (texts) or {string.Join(", ", product.Encoders.Keys.Prepend(CrossModel))} (texts and images).");
+            throw new NotFoundException($"There is no model '{body.Model}'. Use {string.Join(", ", product.Encoders.Where(e => !e.Value.Sees).Select(e => e.Key).Prepend(TextModel))} (texts) or {string.Join(", ", product.Encoders.Where(e => e.Value.Sees).Select(e => e.Key).Prepend(CrossModel))} (texts and images).");
         }
         JsonElement[] inputs = body.Input.ValueKind == JsonValueKind.Array ? [.. body.Input.EnumerateArray()] : [body.Input];
         if (inputs.Length is 0 or > MaxInputs)
@@ -54,10 +57,7 @@ internal static class OpenAiEndpoints
             throw new InvalidRequestException($"input has 1 to {MaxInputs} items.");
         }
         int width = added?.Dimensions ?? (text ? product.Embedder.TextSpace : product.Embedder.CrossSpace).Dimensions;
-        if (body.Dimensions is { } asked && (asked < 1 || asked > width))
-        {
-            throw new InvalidRequestException($"dimensions is 1 to {width} for {body.Model}.");
-        }
+        RefuseDimensions(body, width);
         if (body.EncodingFormat is not (null or "float" or "base64"))
         {
             throw new InvalidRequestException("encoding_format is float or base64.");
@@ -72,9 +72,9 @@ internal static class OpenAiEndpoints
         {
             if (Image(inputs[i]) is { } image)
             {
-                if (text)
+                if (text || added?.Sees == false)
                 {
-                    throw new InvalidRequestException($"{TextModel} embeds texts only; use {CrossModel} for images.");
+                    throw new InvalidRequestException($"{body.Model} embeds texts only; use {CrossModel} for images.");
                 }
                 vectors[i] = await EmbedImageAsync(product, added, image, lane, stop);
                 return;
@@ -82,7 +82,7 @@ internal static class OpenAiEndpoints
             string words = Words(inputs[i]);
             if (added is not null)
             {
-                Interlocked.Add(ref tokens, added.Count(words));
+                Interlocked.Add(ref tokens, added.CountTokens(words));
                 vectors[i] = await added.EmbedTextAsync(words, lane, stop);
                 return;
             }
@@ -90,6 +90,9 @@ internal static class OpenAiEndpoints
             TextEmbedding embedding = await product.Embedder.EmbedTextAsync(words, lane, stop);
             vectors[i] = text ? embedding.Text : embedding.Cross;
         });
+        // The width of another server's vectors is known with the first of them.
+        width = width > 0 ? width : vectors[0].Length;
+        RefuseDimensions(body, width);
         return new EmbeddingsResponse(
             "list",
             [.. vectors.Select((v, i) => new EmbeddingItem("embedding", i, Encode(Shorten(v, body.Dimensions ?? width), body.EncodingFormat)))],
@@ -97,7 +100,7 @@ internal static class OpenAiEndpoints
             new EmbeddingsUsage(tokens, tokens));
     }
 
-    private static async Task<float[]> EmbedImageAsync(Product product, DualEncoder? added, byte[] image, Lane lane, CancellationToken cancellation)
+    private static async Task<float[]> EmbedImageAsync(Product product, IEncoder? added, byte[] image, Lane lane, CancellationToken cancellation)
     {
         try
         {
@@ -106,6 +109,14 @@ internal static class OpenAiEndpoints
         catch (InvalidDataException error)
         {
             throw new InvalidRequestException($"An input image cannot be used. {error.Message}");
+        }
+    }
+
+    private static void RefuseDimensions(EmbeddingsRequest body, int width)
+    {
+        if (body.Dimensions is { } asked && (asked < 1 || (width > 0 && asked > width)))
+        {
+            throw new InvalidRequestException($"dimensions is 1 to {width} for {body.Model}.");
         }
     }
 

@@ -156,7 +156,7 @@ internal sealed unsafe partial class HnswGraph<TCodes>
             return SearchPlan.Exact;
         }
         int start = Descend(scratch, entry, 0);
-        if (matches >= live / OverFetchShare)
+        if (matches >= live / OverFetchShare && MatchesNear(start, filter))
         {
             int wide = Wider(ef, live + Deleted, matches);
             Traverse(scratch, start, 0, wide, -1);
@@ -178,6 +178,18 @@ internal sealed unsafe partial class HnswGraph<TCodes>
         }
         TraverseMatching(scratch, start, ef, filter);
         return SearchPlan.TwoHop;
+    }
+
+    /// <summary>Whether of the rows around a node a fourth match: where fewer do, what matches lies elsewhere.</summary>
+    private bool MatchesNear(int node, ReadOnlySpan<ulong> filter)
+    {
+        int* links = LinksOf(node, 0);
+        int count = links[0], matching = 0;
+        for (int i = 1; i <= count; i++)
+        {
+            matching += Accepts(filter, links[i]) ? 1 : 0;
+        }
+        return 4 * matching >= count;
     }
 
     /// <summary>Compares the query with every row that matches.</summary>

@@ -39,6 +39,10 @@ public sealed partial class SqliteStore
         ? spaces.All.ToDictionary(s => s.Name, s => s.Space.Graph?.Count ?? 0, StringComparer.Ordinal)
         : new Dictionary<string, int>(StringComparer.Ordinal);
 
+    /// <summary>How many slots a collection's graphs have, per space: more than passages where there are holes.</summary>
+    internal IReadOnlyDictionary<string, int> GraphSlots(string collection) =>
+        _spaces[collection].All.ToDictionary(s => s.Name, s => s.Space.Graph?.Slots ?? 0, StringComparer.Ordinal);
+
     private void SignalMover()
     {
         if (_spaces.Values.Any(s => s.All.Any(a => a.Space.NeedsMove)))

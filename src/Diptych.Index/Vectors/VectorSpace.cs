@@ -21,6 +21,9 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
     /// <summary>Share of deleted nodes at which the graph is repaired: a tenth.</summary>
     private const int RepairShare = 10;
 
+    /// <summary>Share of slots without a row at which the rows are moved together: a third.</summary>
+    private const int HolesShare = 3;
+
     /// <summary>Where each passage is: in the graph, or in the table.</summary>
     private readonly Dictionary<long, int> _slots = [], _rows = [];
     private VectorTable _table = new(dimensions);
@@ -86,6 +89,13 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
         if (graph.Deleted > Math.Max(1024, graph.Count / RepairShare))
         {
             graph.Repair(cores, cancellation);
+            if (graph.Count > 0 && graph.Slots - graph.Count > graph.Slots / HolesShare)
+            {
+                int[] moved = new int[graph.Slots];
+                HnswIndex compact = graph.Compact(moved);
+                exclusive(() => Renumber(compact, moved));
+                graph = compact;
+            }
         }
         if (moving.Live < GraphFrom)
         {
@@ -152,6 +162,31 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
         {
             _state = _state with { Graph = null, Keys = [], Columns = null };
         }
+    }
+
+    /// <summary>Takes the graph's copy without holes; what left the graph since leaves it too.</summary>
+    private void Renumber(HnswIndex compact, int[] moved)
+    {
+        PassageKey?[] before = _state.Keys, keys = new PassageKey?[compact.Slots];
+        var columns = new FilterColumns();
+        for (int slot = 0; slot < moved.Length; slot++)
+        {
+            if (moved[slot] < 0)
+            {
+                continue;
+            }
+            if (slot < before.Length && before[slot] is { } key)
+            {
+                keys[moved[slot]] = key;
+                _slots[key.Id] = moved[slot];
+                columns.Add(moved[slot], key);
+            }
+            else
+            {
+                compact.Delete(moved[slot]);
+            }
+        }
+        _state = _state with { Graph = compact, Keys = keys, Columns = columns };
     }
 
     private void ChangeSides(VectorSnapshot moved, int[] rows, int[] slots, HnswIndex graph)

@@ -58,9 +58,12 @@ public sealed class BytePairTokenizer
     /// <summary>Ids of markers such as <c>&lt;|im_end|&gt;</c>.</summary>
     public IReadOnlyDictionary<string, int> Specials => _specials;
 
-    /// <summary>Reads a tiktoken file (Llama 3 and 4's tokenizer.model): a token in base64 and its rank on each line.</summary>
-    /// <exception cref="InvalidDataException">A line is none.</exception>
-    public static BytePairTokenizer FromTiktoken(string path, string cut, IReadOnlyDictionary<string, int>? specials = null)
+    /// <summary>
+    /// Reads a tiktoken file, Llama 3 and 4's tokenizer.model: a token in base64 and its rank on each line. The markers, which are not in
+    /// it, and how text is cut are those of the family, told by the number of tokens.
+    /// </summary>
+    /// <exception cref="InvalidDataException">A line is none, or the number is no family's.</exception>
+    public static BytePairTokenizer FromTiktoken(string path)
     {
         var bytes = new List<byte[]>();
         foreach (string line in File.ReadLines(path).Where(l => l.Length > 0))
@@ -93,10 +96,30 @@ public sealed class BytePairTokenizer
                 }
             }
         }
-        var all = new Dictionary<string, int>(specials ?? new Dictionary<string, int>(), StringComparer.Ordinal);
-        int count = Math.Max(bytes.Count, all.Values.DefaultIfEmpty(-1).Max() + 1);
-        return new BytePairTokenizer([.. Enumerable.Range(0, count).Select(i => i < bytes.Count ? bytes[i] : SpecialBytes(all, i))], merges, cut, all);
+        var (cut, markers, markerCount) = bytes.Count switch
+        {
+            Llama3Tokens => (Llama3, Llama3Markers, 256),
+            Llama4Tokens => (Llama4, Llama4Markers, 1135),
+            _ => throw new InvalidDataException($"{path} has {bytes.Count} tokens; Llama 3 has {Llama3Tokens}, and Llama 4 {Llama4Tokens}."),
+        };
+        var all = markers.ToDictionary(m => m.Name, m => bytes.Count + m.At, StringComparer.Ordinal);
+        // Numbers that no text of ours has stand for the markers that Meta reserved.
+        return new BytePairTokenizer([.. Enumerable.Range(0, bytes.Count + markerCount).Select(i => i < bytes.Count ? bytes[i] : SpecialBytes(all, i))], merges, cut, all);
     }
+
+    private const int Llama3Tokens = 128_000, Llama4Tokens = 200_000;
+
+    private static readonly (string Name, int At)[] Llama3Markers =
+    [
+        ("<|begin_of_text|>", 0), ("<|end_of_text|>", 1), ("<|finetune_right_pad_id|>", 4), ("<|start_header_id|>", 6), ("<|end_header_id|>", 7), ("<|eom_id|>", 8), ("<|eot_id|>", 9),
+        ("<|python_tag|>", 10),
+    ];
+
+    private static readonly (string Name, int At)[] Llama4Markers =
+    [
+        ("<|begin_of_text|>", 0), ("<|end_of_text|>", 1), ("<|fim_prefix|>", 2), ("<|fim_middle|>", 3), ("<|fim_suffix|>", 4), ("<|header_start|>", 5), ("<|header_end|>", 6), ("<|eom|>", 7),
+        ("<|eot|>", 8), ("<|step|>", 9), ("<|image_start|>", 80), ("<|image_end|>", 81), ("<|tile_x_separator|>", 84), ("<|tile_y_separator|>", 85), ("<|image|>", 90), ("<|patch|>", 92),
+    ];
 
     /// <summary>Reads the tokenizer that a GGUF file carries.</summary>
     /// <exception cref="InvalidDataException">It is of a kind that is not read.</exception>
@@ -163,8 +186,8 @@ public sealed class BytePairTokenizer
         return [.. ids];
     }
 
-    /// <summary>The bytes that a token stands for.</summary>
-    public ReadOnlySpan<byte> Bytes(int id) => _bytes[id];
+    /// <summary>A token's bytes; none for an id that only pads a model's vocabulary.</summary>
+    public ReadOnlySpan<byte> Bytes(int id) => id < _bytes.Length ? _bytes[id] : [];
 
     public string Decode(IEnumerable<int> ids) => Encoding.UTF8.GetString([.. ids.SelectMany(i => _bytes[i])]);
 

@@ -21,17 +21,9 @@ public sealed unsafe partial class Decoder
         {
             throw new InvalidDataException($"{path} is neither a GGUF file nor a directory with config.json.");
         }
-        var files = new Dictionary<string, TensorFile>(StringComparer.Ordinal);
+        Dictionary<string, TensorFile> files = Files(path);
         try
         {
-            foreach (string shard in Shards(path))
-            {
-                var file = new SafeTensorsFile(shard);
-                foreach (string tensor in file.Tensors.Keys)
-                {
-                    files[tensor] = file;
-                }
-            }
             DecoderConfig shapes = DecoderConfig.FromJson(config);
             string prefix = files.ContainsKey("language_model.model.embed_tokens.weight") ? "language_model." : "", feed = shapes.Llama4 is null ? "mlp" : "feed_forward";
             return new Decoder(
@@ -62,6 +54,32 @@ public sealed unsafe partial class Decoder
         ["q_norm"] = "attn_q_norm",
         ["k_norm"] = "attn_k_norm",
     };
+
+    /// <summary>By tensor's name: the file that holds it, of a directory's one or several.</summary>
+    internal static Dictionary<string, TensorFile> Files(string directory)
+    {
+        var files = new Dictionary<string, TensorFile>(StringComparer.Ordinal);
+        try
+        {
+            foreach (string shard in Shards(directory))
+            {
+                var file = new SafeTensorsFile(shard);
+                foreach (string tensor in file.Tensors.Keys)
+                {
+                    files[tensor] = file;
+                }
+            }
+            return files;
+        }
+        catch
+        {
+            foreach (TensorFile file in files.Values.Distinct())
+            {
+                file.Dispose();
+            }
+            throw;
+        }
+    }
 
     private static IEnumerable<string> Shards(string directory)
     {

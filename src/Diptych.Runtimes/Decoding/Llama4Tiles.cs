@@ -7,10 +7,10 @@ namespace Diptych.Runtimes.Decoding;
 /// Cuts a picture into tiles as Llama 4 wants them: the canvas of at most so many tiles that fits its shape best, the picture in the
 /// canvas's upper left corner, the rest black, and where there are several tiles the whole picture once more as one.
 /// </summary>
-/// <param name="Pixels">[tiles, 3, side, side], each number (value / 255 - 0.5) / 0.5.</param>
+/// <param name="Pixels">[tiles, 3, side, side]; <see cref="Scale"/> makes them what the eye takes.</param>
 /// <param name="Rows">Tiles of the canvas from top to bottom.</param>
 /// <param name="Columns">From left to right.</param>
-internal sealed record Llama4Tiles(float[] Pixels, int Count, int Rows, int Columns)
+internal sealed record Llama4Tiles(byte[] Pixels, int Count, int Rows, int Columns)
 {
     public static Llama4Tiles Cut(RgbImage picture, int side, int most)
     {
@@ -23,9 +23,8 @@ internal sealed record Llama4Tiles(float[] Pixels, int Count, int Rows, int Colu
         (width, height) = (Math.Max(1, width), Math.Max(1, height));
         byte[] placed = Resampling.Resize(picture, width, height, bilinear: true);
         int count = (rows * columns) + (rows * columns > 1 ? 1 : 0), plane = side * side;
-        float[] pixels = new float[count * 3 * plane];
         // Black, where the picture does not reach.
-        Array.Fill(pixels, -1f);
+        byte[] pixels = new byte[count * 3 * plane];
         for (int y = 0; y < height; y++)
         {
             for (int x = 0; x < width; x++)
@@ -54,11 +53,20 @@ internal sealed record Llama4Tiles(float[] Pixels, int Count, int Rows, int Colu
         return (rows, columns);
     }
 
-    private static void Set(float[] pixels, int tile, int plane, int at, ReadOnlySpan<byte> rgb)
+    /// <summary>(value / 255 - 0.5) / 0.5</summary>
+    public static void Scale(ReadOnlySpan<byte> pixels, Span<float> scaled)
+    {
+        for (int i = 0; i < pixels.Length; i++)
+        {
+            scaled[i] = (pixels[i] / 127.5f) - 1;
+        }
+    }
+
+    private static void Set(byte[] pixels, int tile, int plane, int at, ReadOnlySpan<byte> rgb)
     {
         for (int c = 0; c < 3; c++)
         {
-            pixels[tile + (c * plane) + at] = (rgb[c] / 127.5f) - 1;
+            pixels[tile + (c * plane) + at] = rgb[c];
         }
     }
 }

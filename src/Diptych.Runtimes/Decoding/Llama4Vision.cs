@@ -17,7 +17,7 @@ public sealed unsafe class Llama4Vision : IDisposable
     private readonly Layer[] _layers;
     private readonly List<WeightMatrix> _all = [];
 
-    private Llama4Vision(JsonElement config, SafeTensorsFile file)
+    private Llama4Vision(JsonElement config, Dictionary<string, TensorFile> files)
     {
         _width = config.GetProperty("hidden_size").GetInt32();
         _heads = config.GetProperty("num_attention_heads").GetInt32();
@@ -25,14 +25,14 @@ public sealed unsafe class Llama4Vision : IDisposable
         _patch = config.GetProperty("patch_size").GetInt32();
         _grid = _side / _patch;
         _theta = config.TryGetProperty("rope_parameters", out JsonElement rope) ? rope.GetProperty("rope_theta").GetSingle() : config.GetProperty("rope_theta").GetSingle();
-        StoredTensor Find(string name) => file.Tensors.GetValueOrDefault(name) ?? throw new InvalidDataException($"{file.Path} lacks '{name}'.");
+        TensorFile Find(string name) => files.GetValueOrDefault(name) ?? throw new InvalidDataException($"The model's files lack '{name}'.");
         WeightMatrix Matrix(string name)
         {
-            WeightMatrix matrix = WeightMatrix.Load(file, Find(name), WeightFormat.F32);
+            WeightMatrix matrix = WeightMatrix.Load(Find(name), Find(name).Tensors[name], WeightFormat.F32);
             _all.Add(matrix);
             return matrix;
         }
-        float[] Vector(string name) => file.Floats(Find(name));
+        float[] Vector(string name) => Find(name).Floats(Find(name).Tensors[name]);
         (float[], float[]) Norm(string name) => (Vector($"{name}.weight"), Vector($"{name}.bias"));
         _patches = Matrix("vision_model.patch_embedding.linear.weight");
         _class = Vector("vision_model.class_embedding");
@@ -65,8 +65,18 @@ public sealed unsafe class Llama4Vision : IDisposable
         {
             return null;
         }
-        using var file = new SafeTensorsFile(Path.Combine(directory, "model.safetensors"));
-        return new Llama4Vision(config, file);
+        Dictionary<string, TensorFile> files = Decoder.Files(directory);
+        try
+        {
+            return new Llama4Vision(config, files);
+        }
+        finally
+        {
+            foreach (TensorFile file in files.Values.Distinct())
+            {
+                file.Dispose();
+            }
+        }
     }
 
     /// <param name="pixels">[3, side, side], normalised.</param>

@@ -29,8 +29,8 @@ public sealed class LocalModel : IChatClient, IContextWindow
 
     public int MaxTokens => Engine.MaxTokens;
 
-    /// <summary>The model alone reads text; an adapter that reads pictures is asked for by its name.</summary>
-    public int PictureTokens => 0;
+    /// <summary>Of a picture that fills as many tiles as are taken; an adapter that reads pictures is asked for by its name, and does not count.</summary>
+    public int PictureTokens => _reading is null || Engine.Config.Llama4 is not { TokensPerTile: > 0 } llama ? 0 : _reading.MostTiles(Name) * (llama.TokensPerTile + 2);
 
     public int CountTokens(string text) => Tokenizer.Encode(text).Length;
 
@@ -83,6 +83,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
     public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = AdapterPlaces)
     {
+        reading?.Add(name, path);
         foreach (var (adapter, folder) in reading is null ? new Dictionary<string, string>() : adapters ?? new Dictionary<string, string>())
         {
             reading!.Add(adapter, folder);
@@ -107,23 +108,49 @@ public sealed class LocalModel : IChatClient, IContextWindow
         {
             return new Prompt(Write(turns));
         }
-        if (_reading?.Sees(adapter) != true)
+        // An adapter without an eye of its own sees with the model's.
+        string? eye = _reading?.Sees(adapter) == true ? adapter : _reading?.Sees(Name) == true ? Name : null;
+        if (eye is null)
         {
             string[] seeing = [.. Adapters.Where(a => _reading?.Sees(a) == true).Select(a => $"{Name}:{a}")];
             throw new InvalidRequestException($"{Name}{(adapter is null ? "" : $":{adapter}")} does not read pictures.{(seeing.Length > 0 ? $" Use {string.Join(" or ", seeing)}." : "")}");
         }
-        float[][] seen = await Task.WhenAll(pictures.Select(p => _reading.SeeAsync(adapter!, p, cancellation))).ConfigureAwait(false);
+        SeenPicture[] seen = await Task.WhenAll(pictures.Select(p => _reading!.SeeAsync(eye, p, cancellation))).ConfigureAwait(false);
         string[] pieces = (_format ?? ChatFormat.ChatMl).Write(turns).Split(ChatTurn.PictureMark);
         var ids = new List<int>();
         for (int i = 0; i < pieces.Length; i++)
         {
-            ids.AddRange(Tokenizer.Encode(pieces[i], specials: true));
+            // Llama 4's template has no line between a picture and what follows it.
+            ids.AddRange(Tokenizer.Encode(i > 0 && seen[i - 1].Rows > 0 ? pieces[i].TrimStart('\n') : pieces[i], specials: true));
             if (i < pictures.Length)
             {
-                ids.AddRange(PictureReading.Ids(pictures[i], seen[i].Length / Engine.Config.Width));
+                int[] tokens = [.. PictureReading.Ids(pictures[i], seen[i].Tokens.Length / Engine.Config.Width)];
+                ids.AddRange(seen[i].Rows == 0 ? tokens : Tiled(tokens, seen[i]));
             }
         }
-        return new Prompt([.. ids], [.. seen.SelectMany(s => s)]);
+        return new Prompt([.. ids], [.. seen.SelectMany(s => s.Tokens)]);
+    }
+
+    /// <summary>A picture's tokens between Llama 4's markers: tile by tile, row by row, and the whole picture last.</summary>
+    private IEnumerable<int> Tiled(int[] tokens, SeenPicture picture)
+    {
+        int Marker(string name) => Tokenizer.Specials.TryGetValue(name, out int id) ? id : throw new InvalidRequestException($"{Name}'s tokenizer has no {name}, which pictures need.");
+        int tiles = picture.Rows * picture.Columns, perTile = tokens.Length / (tiles > 1 ? tiles + 1 : 1);
+        yield return Marker("<|image_start|>");
+        for (int tile = 0; tiles > 1 && tile < tiles; tile++)
+        {
+            foreach (int token in tokens.AsSpan(tile * perTile, perTile).ToArray())
+            {
+                yield return token;
+            }
+            yield return Marker((tile + 1) % picture.Columns == 0 ? "<|tile_y_separator|>" : "<|tile_x_separator|>");
+        }
+        yield return Marker("<|image|>");
+        foreach (int token in tokens[^perTile..])
+        {
+            yield return token;
+        }
+        yield return Marker("<|image_end|>");
     }
 
     /// <summary>Holds an answer to the texts of JSON that are valid under a schema.</summary>
@@ -229,7 +256,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
         return new ChatTurn(message.Role.Value, string.Concat(pictures.Select(_ => $"{ChatTurn.PictureMark}\n")) + message.Text.Replace(ChatTurn.PictureMark, ' '), pictures);
     }
 
-    private static (BytePairTokenizer Tokenizer, ChatFormat? Format) ReadTokenizer(string path)
+    internal static (BytePairTokenizer Tokenizer, ChatFormat? Format) ReadTokenizer(string path)
     {
         if (File.Exists(path))
         {
@@ -237,9 +264,18 @@ public sealed class LocalModel : IChatClient, IContextWindow
             return (BytePairTokenizer.FromGguf(file), ChatFormat.Of(file.String("tokenizer.chat_template")));
         }
         string model = Path.Combine(path, "tokenizer.json"), settings = Path.Combine(path, "tokenizer_config.json"), template = Path.Combine(path, "chat_template.jinja");
-        return !File.Exists(model)
-            ? throw new InvalidDataException($"{path} has no tokenizer.json.")
-            : (BytePairTokenizer.FromJson(model), ChatFormat.Of(File.Exists(template) ? File.ReadAllText(template) : File.Exists(settings) ? File.ReadAllText(settings) : null));
+        ChatFormat? format = ChatFormat.Of(File.Exists(template) ? File.ReadAllText(template) : File.Exists(settings) ? File.ReadAllText(settings) : null);
+        if (File.Exists(model))
+        {
+            return (BytePairTokenizer.FromJson(model), format);
+        }
+        string tiktoken = Path.Combine(path, "tokenizer.model");
+        if (!File.Exists(tiktoken))
+        {
+            throw new InvalidDataException($"{path} has no tokenizer.json and no tokenizer.model.");
+        }
+        var tokenizer = BytePairTokenizer.FromTiktoken(tiktoken);
+        return (tokenizer, format ?? (tokenizer.Specials.ContainsKey("<|header_start|>") ? ChatFormat.Llama4 : ChatFormat.Llama3));
     }
 
     public object? GetService(Type serviceType, object? serviceKey = null) => serviceKey is null && serviceType.IsInstanceOfType(this) ? this : null;

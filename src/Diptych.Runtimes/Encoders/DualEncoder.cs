@@ -10,7 +10,7 @@ namespace Diptych.Runtimes.Encoders;
 /// A pair of towers for text and pictures, CLIP's or SigLIP's, from the folder of Hugging Face's layout: config.json, model.safetensors,
 /// preprocessor_config.json, and CLIP's tokenizer. Both run as models of the inference service.
 /// </summary>
-public sealed class DualEncoder
+public sealed class DualEncoder : IEncoder
 {
     private const string Output = "embedding";
     private readonly InferenceService _service;
@@ -23,8 +23,11 @@ public sealed class DualEncoder
     private DualEncoder(string name, InferenceService service, IImageDecoder images, PreparationPool preparation, PictureScaling scaling, ITokenizer? tokenizer, int dimensions) =>
         (_name, _service, _images, _preparation, _scaling, _tokenizer, Dimensions) = (name, service, images, preparation, scaling, tokenizer, dimensions);
 
-    /// <summary>Width of the vectors.</summary>
     public int Dimensions { get; }
+
+    public bool Sees => true;
+
+    public IReadOnlyList<string> Models => [ImageModel, TextModel];
 
     public string TextModel => $"{_name}-text";
 
@@ -56,8 +59,6 @@ public sealed class DualEncoder
         return encoder;
     }
 
-    /// <exception cref="InvalidRequestException">The pair has no tokenizer that is read.</exception>
-    /// <exception cref="OverloadedException">It would be late.</exception>
     public async Task<float[]> EmbedTextAsync(string text, Lane lane, CancellationToken cancellation)
     {
         if (_tokenizer is null)
@@ -67,16 +68,13 @@ public sealed class DualEncoder
         return await RunAsync(new InferenceRequest(TextModel, lane, _tokenizer.Encode(text), []), cancellation).ConfigureAwait(false);
     }
 
-    /// <exception cref="InvalidDataException">Not an image, damaged, or too large.</exception>
-    /// <exception cref="OverloadedException">It would be late.</exception>
     public async Task<float[]> EmbedImageAsync(byte[] file, Lane lane, CancellationToken cancellation)
     {
         byte[] pixels = await _preparation.RunAsync(() => _scaling.Shape(_images.Prepare(file, thumbnail: false, fullSide: MostSide).Full!), lane, file.Length, cancellation).ConfigureAwait(false);
         return await RunAsync(new InferenceRequest(ImageModel, lane, [], pixels), cancellation).ConfigureAwait(false);
     }
 
-    /// <summary>Tokens of a text; 0 where there is no tokenizer.</summary>
-    public int Count(string text) => _tokenizer?.Encode(text).Length ?? 0;
+    public int CountTokens(string text) => _tokenizer?.Encode(text).Length ?? 0;
 
     /// <summary>Beyond this a picture is shrunk before it is resized: no tower sees the difference.</summary>
     private const int MostSide = 4096;
@@ -105,12 +103,8 @@ public sealed class DualEncoder
         return config.RootElement.TryGetProperty("model_type", out JsonElement type) && type.GetString() is "clip" or "siglip" ? type.GetString() : null;
     }
 
-    private async Task<float[]> RunAsync(InferenceRequest request, CancellationToken cancellation)
-    {
-        RequestTerms terms = RequestTerms.Current;
-        request = request with { Lane = terms.Lane ?? request.Lane, TimeLimit = terms.Left(_service.Time), Tenant = terms.Tenant };
-        return (await _service.RunAsync(request, cancellation).ConfigureAwait(false))[Output];
-    }
+    private async Task<float[]> RunAsync(InferenceRequest request, CancellationToken cancellation) =>
+        (await _service.RunAsync(RequestTerms.Current.Apply(request, _service.Time), cancellation).ConfigureAwait(false))[Output];
 
     private sealed class Backend(ModelDescription description, string directory, bool siglip, PictureScaling? scaling) : IModelBackend
     {

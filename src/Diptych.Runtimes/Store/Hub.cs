@@ -3,6 +3,7 @@ using System.Net.Http.Headers;
 using System.Security.Cryptography;
 using System.Text.Json;
 using Diptych.Core;
+using Diptych.Runtimes.Encoders;
 
 namespace Diptych.Runtimes.Store;
 
@@ -54,17 +55,39 @@ public sealed class Hub(HttpClient client, Uri endpoint, TimeProvider time)
         listing.EnsureSuccessStatusCode();
         using var json = JsonDocument.Parse(await listing.Content.ReadAsStreamAsync(cancellation).ConfigureAwait(false));
         string commit = json.RootElement.TryGetProperty("sha", out JsonElement sha) ? sha.GetString()! : model.Revision;
-        foreach (JsonElement sibling in json.RootElement.GetProperty("siblings").EnumerateArray())
+        // The configuration first: it says what else is needed.
+        JsonElement[] siblings = [.. json.RootElement.GetProperty("siblings").EnumerateArray().OrderBy(s => s.GetProperty("rfilename").GetString() == "config.json" ? 0 : 1)];
+        bool encodes = false;
+        foreach (JsonElement sibling in siblings)
         {
             string file = sibling.GetProperty("rfilename").GetString()!;
-            // Files of the top folder are the model; what lies deeper are other formats of it. A name never leaves the folder.
-            if (file.Contains('/', StringComparison.Ordinal) || file.Contains('\\', StringComparison.Ordinal) || file.StartsWith('.'))
+            // Files of the top folder are the model; what lies deeper are other formats of it, but for a text model's export. A name never leaves the folder.
+            bool deeper = file.Contains('/', StringComparison.Ordinal);
+            if ((deeper && !(encodes && EncoderFolder.IsPart(file))) || file.Contains('\\', StringComparison.Ordinal) || file.StartsWith('.') || (encodes && IsOtherFormat(file)))
             {
                 continue;
             }
             string? hash = sibling.TryGetProperty("lfs", out JsonElement lfs) && lfs.ValueKind == JsonValueKind.Object && lfs.TryGetProperty("sha256", out JsonElement digest) ? digest.GetString() : null;
             long? size = sibling.TryGetProperty("size", out JsonElement bytes) && bytes.ValueKind == JsonValueKind.Number ? bytes.GetInt64() : null;
-            await FetchAsync(new Uri(endpoint, $"/{repository}/resolve/{commit}/{Uri.EscapeDataString(file)}"), Path.Combine(folder, file), size, hash, progress, cancellation).ConfigureAwait(false);
+            await FetchAsync(new Uri(endpoint, $"/{repository}/resolve/{commit}/{string.Join('/', file.Split('/').Select(Uri.EscapeDataString))}"), Path.Combine(folder, file), size, hash, progress, cancellation).ConfigureAwait(false);
+            encodes |= file == "config.json" && IsEncoder(Path.Combine(folder, file));
+        }
+    }
+
+    /// <summary>A text model is run from its ONNX export; its weights in other formats are not needed.</summary>
+    private static bool IsOtherFormat(string file) => Path.GetExtension(file) is ".bin" or ".safetensors" or ".h5" or ".ot" or ".msgpack" or ".pt" or ".ckpt";
+
+    private static bool IsEncoder(string config)
+    {
+        try
+        {
+            using var json = JsonDocument.Parse(File.ReadAllBytes(config));
+            return EncoderFolder.Encodes(json.RootElement);
+        }
+        catch (JsonException)
+        {
+            // What it is wrong with is told when the model is added.
+            return false;
         }
     }
 
@@ -74,6 +97,7 @@ public sealed class Hub(HttpClient client, Uri endpoint, TimeProvider time)
         {
             return;
         }
+        Directory.CreateDirectory(Path.GetDirectoryName(path)!);
         for (int attempt = 1; ; attempt++)
         {
             long before = Length(path + Partial);

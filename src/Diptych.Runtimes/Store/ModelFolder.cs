@@ -19,6 +19,12 @@ public enum ModelKind
     /// <summary>Embeds texts and pictures in one space: CLIP or SigLIP, in Hugging Face's layout.</summary>
     DualEncoder,
 
+    /// <summary>Embeds texts: a model of sentence-transformers, exported to ONNX.</summary>
+    TextEncoder,
+
+    /// <summary>Scores texts for a question: a cross-encoder, exported to ONNX.</summary>
+    Reranker,
+
     /// <summary>Changes a decoder by low-rank additions (PEFT LoRA).</summary>
     Adapter,
 }
@@ -72,10 +78,12 @@ public sealed class ModelFolder(string folder)
         string named = single ? Path.GetFileNameWithoutExtension(directory) : Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(directory)));
         return Install(name ?? named, Path.GetFullPath(directory), staging =>
         {
-            foreach (string file in single ? [directory] : Directory.EnumerateFiles(directory))
+            foreach (string file in single ? [Path.GetFileName(directory)] : Parts(directory))
             {
                 cancellation.ThrowIfCancellationRequested();
-                File.Copy(file, Path.Combine(staging, Path.GetFileName(file)));
+                string target = Path.Combine(staging, file);
+                Directory.CreateDirectory(Path.GetDirectoryName(target)!);
+                File.Copy(single ? directory : Path.Combine(directory, file), target);
             }
             return Task.CompletedTask;
         }).GetAwaiter().GetResult();
@@ -94,9 +102,11 @@ public sealed class ModelFolder(string folder)
         await hub.DownloadAsync(model, partial, progress, cancellation).ConfigureAwait(false);
         InstalledModel installed = await Install(named, model.ToString(), staging =>
         {
-            foreach (string file in Directory.EnumerateFiles(partial))
+            foreach (string file in Parts(partial))
             {
-                File.Move(file, Path.Combine(staging, Path.GetFileName(file)));
+                string target = Path.Combine(staging, file);
+                Directory.CreateDirectory(Path.GetDirectoryName(target)!);
+                File.Move(Path.Combine(partial, file), target);
             }
             return Task.CompletedTask;
         }).ConfigureAwait(false);
@@ -146,8 +156,8 @@ public sealed class ModelFolder(string folder)
         try
         {
             await gather(staging).ConfigureAwait(false);
-            var files = Directory.EnumerateFiles(staging).Order(StringComparer.Ordinal).ToDictionary(f => Path.GetFileName(f), Hash);
-            var model = new InstalledModel(name, KindOf(staging, source), source, files) { Bytes = Directory.EnumerateFiles(staging).Sum(f => new FileInfo(f).Length) };
+            var files = Parts(staging).Order(StringComparer.Ordinal).ToDictionary(f => f, f => Hash(Path.Combine(staging, f)));
+            var model = new InstalledModel(name, KindOf(staging, source), source, files) { Bytes = files.Keys.Sum(f => new FileInfo(Path.Combine(staging, f)).Length) };
             await File.WriteAllTextAsync(Path.Combine(staging, Manifest), JsonSerializer.Serialize(model, Json)).ConfigureAwait(false);
             Directory.Move(staging, Path.Combine(folder, name));
             return model;
@@ -187,14 +197,23 @@ public sealed class ModelFolder(string folder)
         {
             return ModelKind.DualEncoder;
         }
+        if (EncoderFolder.Find(directory) is { } encoder)
+        {
+            _ = encoder.Tokenizer();
+            return encoder.ScoresPairs ? ModelKind.Reranker : ModelKind.TextEncoder;
+        }
         if (LocalModel.Find(directory) is { } decoder)
         {
             // What cannot be run is refused now, and not when somebody asks it.
             LocalModel.Check(decoder);
             return ModelKind.Decoder;
         }
-        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), adapters for them (PEFT LoRA), CLIP and SigLIP (config.json and model.safetensors), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
+        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), adapters for them (PEFT LoRA), CLIP and SigLIP (config.json and model.safetensors), text models of sentence-transformers and cross-encoders exported to ONNX (config.json, model.onnx or onnx/model.onnx, tokenizer.json or vocab.txt), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
     }
+
+    /// <summary>Files of a model's folder: those at its top, and what belongs to a text model beneath it.</summary>
+    private static IEnumerable<string> Parts(string directory) =>
+        Directory.EnumerateFiles(directory, "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(directory, f).Replace('\\', '/')).Where(f => !f.Contains('/', StringComparison.Ordinal) || EncoderFolder.IsPart(f)).ToList();
 
     private static string Hash(string path)
     {

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text;
+using System.Text.Json;
 using System.Text.RegularExpressions;
 using Diptych.Inference;
 
@@ -16,9 +17,17 @@ public sealed partial class WordPieceTokenizer : ITokenizer
     private readonly Dictionary<string, int>.AlternateLookup<ReadOnlySpan<char>> _beginnings, _continuations;
     private readonly int _unknown, _start, _separator;
 
+    private readonly bool _uncased;
+
     /// <exception cref="InvalidOperationException">The process runs without Unicode data (invariant globalization).</exception>
     public WordPieceTokenizer(string vocabularyPath, int maxTokens)
+        : this(File.ReadLines(vocabularyPath), maxTokens, uncased: true)
     {
+    }
+
+    private WordPieceTokenizer(IEnumerable<string> vocabulary, int maxTokens, bool uncased)
+    {
+        _uncased = uncased;
         if ("é".Normalize(NormalizationForm.FormD).Length != 2)
         {
             throw new InvalidOperationException(
@@ -26,7 +35,7 @@ public sealed partial class WordPieceTokenizer : ITokenizer
         }
         Dictionary<string, int> beginnings = new(StringComparer.Ordinal), continuations = new(StringComparer.Ordinal);
         int id = 0;
-        foreach (string line in File.ReadLines(vocabularyPath))
+        foreach (string line in vocabulary)
         {
             bool continues = line.StartsWith("##", StringComparison.Ordinal);
             (continues ? continuations : beginnings).TryAdd(continues ? line[2..] : line, id++);
@@ -35,6 +44,48 @@ public sealed partial class WordPieceTokenizer : ITokenizer
         _continuations = continuations.GetAlternateLookup<ReadOnlySpan<char>>();
         (_unknown, _start, _separator) = (beginnings["[UNK]"], beginnings["[CLS]"], beginnings["[SEP]"]);
         MaxTokens = maxTokens;
+    }
+
+    /// <summary>Reads tokenizer.json, or vocab.txt, of a model's folder.</summary>
+    /// <exception cref="InvalidDataException">Neither is there, or it is of another kind.</exception>
+    public static WordPieceTokenizer Open(string directory, int maxTokens)
+    {
+        string whole = Path.Combine(directory, "tokenizer.json"), words = Path.Combine(directory, "vocab.txt"), settings = Path.Combine(directory, "tokenizer_config.json");
+        if (File.Exists(whole))
+        {
+            using var json = JsonDocument.Parse(File.ReadAllBytes(whole));
+            JsonElement model = json.RootElement.GetProperty("model");
+            string kind = model.TryGetProperty("type", out JsonElement type) ? type.GetString()! : "WordPiece";
+            if (kind != "WordPiece")
+            {
+                throw new InvalidDataException($"{whole} is a tokenizer of the kind {kind}; WordPiece, BERT's, is read.");
+            }
+            bool cased = json.RootElement.TryGetProperty("normalizer", out JsonElement normalizer) && normalizer.ValueKind == JsonValueKind.Object && normalizer.TryGetProperty("lowercase", out JsonElement lower) && lower.ValueKind == JsonValueKind.False;
+            return Of(model.GetProperty("vocab").EnumerateObject().OrderBy(v => v.Value.GetInt32()).Select(v => v.Name), !cased, whole);
+        }
+        if (!File.Exists(words))
+        {
+            throw new InvalidDataException($"{directory} has no tokenizer.json and no vocab.txt.");
+        }
+        bool uncased = true;
+        if (File.Exists(settings))
+        {
+            using var json = JsonDocument.Parse(File.ReadAllBytes(settings));
+            uncased = !(json.RootElement.TryGetProperty("do_lower_case", out JsonElement lower) && lower.ValueKind == JsonValueKind.False);
+        }
+        return Of(File.ReadLines(words), uncased, words);
+
+        WordPieceTokenizer Of(IEnumerable<string> vocabulary, bool uncased, string path)
+        {
+            try
+            {
+                return new WordPieceTokenizer(vocabulary, maxTokens, uncased);
+            }
+            catch (KeyNotFoundException error)
+            {
+                throw new InvalidDataException($"{path} lacks one of BERT's markers [UNK], [CLS], [SEP].", error);
+            }
+        }
     }
 
     public int MaxTokens { get; }
@@ -49,6 +100,23 @@ public sealed partial class WordPieceTokenizer : ITokenizer
         }
         ids.Add(_separator);
         return [.. ids];
+    }
+
+    /// <summary>A pair of texts, each with its separator; where both are too long the longer is cut first. Ids of the second text are their complement.</summary>
+    public int[] EncodePair(string first, string second)
+    {
+        List<int> a = [], b = [];
+        Append(first, a);
+        Append(second, b);
+        int room = MaxTokens - 3;
+        if (a.Count + b.Count > room)
+        {
+            int shorter = Math.Min(Math.Min(a.Count, b.Count), room / 2), longer = room - shorter;
+            bool firstIsShorter = a.Count <= b.Count;
+            a.RemoveRange(Math.Min(a.Count, firstIsShorter ? shorter : longer), a.Count - Math.Min(a.Count, firstIsShorter ? shorter : longer));
+            b.RemoveRange(Math.Min(b.Count, firstIsShorter ? longer : shorter), b.Count - Math.Min(b.Count, firstIsShorter ? longer : shorter));
+        }
+        return [_start, .. a, _separator, .. b.Select(id => ~id), ~_separator];
     }
 
     public int Count(string text)
@@ -133,7 +201,7 @@ public sealed partial class WordPieceTokenizer : ITokenizer
         }
     }
 
-    private static string Normalize(string text)
+    private string Normalize(string text)
     {
         var cleaned = new StringBuilder(text.Length + 8);
         foreach (Rune rune in text.EnumerateRunes())
@@ -150,6 +218,10 @@ public sealed partial class WordPieceTokenizer : ITokenizer
             {
                 cleaned.Append(rune);
             }
+        }
+        if (!_uncased)
+        {
+            return cleaned.ToString();
         }
         string decomposed = cleaned.ToString().Normalize(NormalizationForm.FormD);
         var folded = new StringBuilder(decomposed.Length);

@@ -153,6 +153,35 @@ public sealed class HnswIndexTests
     }
 
     [Fact]
+    public void Rows_moved_together_are_found_as_before_and_new_ones_with_them()
+    {
+        const int count = 4000;
+        HnswIndex index = HnswIndex.Create(Dimensions);
+        float[] vectors = Clustered(count, 10);
+        int[] slots = new int[count], moved = new int[count];
+        index.AddRange(vectors, slots, 2, TestContext.Current.CancellationToken);
+        int[] left = [.. Enumerable.Range(0, count).Where(r => r % 3 == 0)];
+        foreach (int row in Enumerable.Range(0, count).Where(r => r % 3 != 0))
+        {
+            index.Delete(slots[row]);
+        }
+        index.Repair(2, TestContext.Current.CancellationToken);
+        HnswIndex compact = index.Compact(moved);
+        Assert.Equal((left.Length, left.Length, 0), (compact.Count, compact.Slots, compact.Deleted));
+        Assert.Equal(left.Length, left.Select(r => moved[slots[r]]).Where(s => s >= 0).Distinct().Count());
+        Assert.All(Enumerable.Range(0, count).Where(r => r % 3 != 0), r => Assert.Equal(-1, moved[slots[r]]));
+        float[] kept = [.. left.SelectMany(r => vectors.AsSpan(r * Dimensions, Dimensions).ToArray())];
+        int[] places = [.. left.Select(r => moved[slots[r]])];
+        double before = Recall(index, kept, [.. left.Select(r => slots[r])], [], 64), after = Recall(compact, kept, places, [], 64);
+        Assert.True(after >= before - 0.01 && after >= 0.97, $"{before} before, {after} after");
+        int[] added = new int[1000];
+        float[] more = Clustered(1000, 11);
+        compact.AddRange(more, added, 2, TestContext.Current.CancellationToken);
+        double whole = Recall(compact, [.. kept, .. more], [.. places, .. added], [], 64);
+        Assert.True(whole >= 0.97, $"{whole} with new rows");
+    }
+
+    [Fact]
     public void What_a_cancelled_range_left_unadded_is_given_out_again()
     {
         HnswIndex index = HnswIndex.Create(Dimensions);

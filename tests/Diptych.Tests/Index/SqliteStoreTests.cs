@@ -52,6 +52,23 @@ public sealed class SqliteStoreTests : DocumentStoreConformance, IDisposable
         await store.SettleAsync(TimeProvider.System, cancellation);
         Assert.Equal(4501, store.GraphCounts("c")["text"]);
         AssertNearest([replaced, .. documents[3..]]);
+
+        // Where many have gone those that are left move together, and follow the database as before.
+        foreach (IngestedDocument document in documents[3..9])
+        {
+            store.Delete(store.Document("c", document.Document.Source)!.Id);
+        }
+        await store.SettleAsync(TimeProvider.System, cancellation);
+        Assert.Equal(1501, store.GraphCounts("c")["text"]);
+        Assert.InRange(store.GraphSlots("c")["text"], 1501, 2000);
+        AssertNearest([replaced, .. documents[9..]]);
+        store.Delete(store.Document("c", documents[9].Document.Source)!.Id);
+        IngestedDocument late = RandomDocument(random, "c", "late", 99) with { Passages = [Text("late", random)] };
+        store.Commit([late]);
+        AssertNearest([replaced, .. documents[10..], late]);
+        store.Dispose();
+        store = (SqliteStore)Open();
+        AssertNearest([replaced, .. documents[10..], late]);
         store.Dispose();
 
         void AssertNearest(IngestedDocument[] there)

@@ -41,7 +41,7 @@ public sealed class RemoteChatTests
     {
         var time = new FakeTimeProvider { AutoAdvanceAmount = TimeSpan.FromMilliseconds(1) };
         var flaky = new Scripted(fail: 1);
-        using var chat = new RemoteChat(flaky, "model", time, TimeSpan.FromSeconds(1));
+        using var chat = new RemoteChat(flaky, new RemoteServer("model", time), time, TimeSpan.FromSeconds(1));
         Task<ChatResponse> answer = chat.GetResponseAsync(Question, cancellationToken: TestContext.Current.CancellationToken);
         while (!answer.IsCompleted)
         {
@@ -57,7 +57,7 @@ public sealed class RemoteChatTests
     {
         var time = new FakeTimeProvider { AutoAdvanceAmount = TimeSpan.FromMilliseconds(1) };
         var broken = new Scripted(fail: int.MaxValue);
-        using var chat = new RemoteChat(broken, "model", time, TimeSpan.FromSeconds(1));
+        using var chat = new RemoteChat(broken, new RemoteServer("model", time), time, TimeSpan.FromSeconds(1));
         Exception? last = null;
         for (int i = 0; i < 6 && last is not OverloadedException; i++)
         {
@@ -84,8 +84,8 @@ public sealed class RemoteChatTests
         var time = new FakeTimeProvider();
         var gate = new TaskCompletionSource();
         var slow = new Scripted(fail: 0) { Gate = gate.Task };
-        using var chat = new RemoteChat(slow, "model", time, TimeSpan.FromSeconds(1));
-        Task<ChatResponse>[] running = [.. Enumerable.Range(0, chat.Limit).Select(_ => chat.GetResponseAsync(Question, cancellationToken: TestContext.Current.CancellationToken))];
+        using var chat = new RemoteChat(slow, new RemoteServer("model", time), time, TimeSpan.FromSeconds(1));
+        Task<ChatResponse>[] running = [.. Enumerable.Range(0, chat.Server.Limit).Select(_ => chat.GetResponseAsync(Question, cancellationToken: TestContext.Current.CancellationToken))];
         Task<ChatResponse> waits = chat.GetResponseAsync(Question, cancellationToken: TestContext.Current.CancellationToken);
         time.Advance(TimeSpan.FromSeconds(2));
         await Assert.ThrowsAsync<OverloadedException>(() => waits);

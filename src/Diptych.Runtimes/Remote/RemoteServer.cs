@@ -1,0 +1,202 @@
+using System.ClientModel;
+using Diptych.Core;
+using Diptych.Inference;
+using Diptych.Inference.Scheduling;
+using Polly;
+using Polly.CircuitBreaker;
+
+namespace Diptych.Runtimes.Remote;
+
+/// <summary>
+/// Another server (vLLM, llama.cpp, Ollama) as the lanes drive it: as many requests at a time as its latency allows, one more try with
+/// jitter where that is safe, and a circuit that opens when it keeps failing. While it is open the server is asked whether it is well
+/// again, so that no request has to find out.
+/// </summary>
+public sealed class RemoteServer : IDisposable
+{
+    private static readonly TimeSpan RetryDelay = TimeSpan.FromMilliseconds(200), ProbeEvery = TimeSpan.FromSeconds(1), Pause = TimeSpan.FromSeconds(5);
+    private readonly TimeProvider _time;
+    private readonly Func<CancellationToken, Task<bool>>? _isWell;
+    private readonly ConcurrencyLimit _limit = new();
+    private readonly ResiliencePipeline _circuit;
+    private readonly CircuitBreakerManualControl _control = new();
+    private readonly CircuitBreakerStateProvider _state = new();
+    private readonly CancellationTokenSource _closing = new();
+    private readonly Random _jitter;
+    private readonly Lock _lock = new();
+    private readonly Queue<TaskCompletionSource> _waiting = new();
+    private int _inFlight;
+    private long _requests, _failures, _hedged;
+
+    /// <param name="name">For messages.</param>
+    /// <param name="isWell">Asks the server, at no cost, whether it would answer; null leaves that to a request.</param>
+    public RemoteServer(string name, TimeProvider time, Func<CancellationToken, Task<bool>>? isWell = null, int seed = 1)
+    {
+        (Name, _time, _isWell, _jitter) = (name, time, isWell, new Random(seed));
+        _circuit = new ResiliencePipelineBuilder { TimeProvider = time }.AddCircuitBreaker(new CircuitBreakerStrategyOptions
+        {
+            FailureRatio = 0.5,
+            MinimumThroughput = 4,
+            SamplingDuration = TimeSpan.FromSeconds(30),
+            BreakDuration = Pause,
+            ShouldHandle = new PredicateBuilder().Handle<Exception>(IsFailure),
+            ManualControl = _control,
+            StateProvider = _state,
+            OnOpened = opened =>
+            {
+                // Beside the requests: nobody waits for it.
+                Task probing = _isWell is null ? Task.CompletedTask : ProbeAsync();
+                return probing.IsFaulted ? new ValueTask(probing) : ValueTask.CompletedTask;
+            },
+        }).Build();
+    }
+
+    public string Name { get; }
+
+    /// <summary>Requests at a time that the server is given now.</summary>
+    public int Limit => _limit.Limit;
+
+    public RemoteSnapshot Snapshot()
+    {
+        lock (_lock)
+        {
+            return new RemoteSnapshot(Name, _state.CircuitState is not (CircuitState.Open or CircuitState.Isolated), _limit.Limit, _inFlight, _requests, _failures, Interlocked.Read(ref _hedged));
+        }
+    }
+
+    /// <summary>Waits for a turn, which <see cref="Leave"/> ends.</summary>
+    /// <exception cref="OverloadedException">It does not come in time.</exception>
+    public async Task EnterAsync(TimeSpan patience, CancellationToken cancellation)
+    {
+        TaskCompletionSource turn;
+        lock (_lock)
+        {
+            if (_inFlight < _limit.Limit)
+            {
+                _inFlight++;
+                return;
+            }
+            turn = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+            _waiting.Enqueue(turn);
+        }
+        try
+        {
+            await turn.Task.WaitAsync(patience, _time, cancellation).ConfigureAwait(false);
+        }
+        catch (Exception error) when (error is TimeoutException or OperationCanceledException)
+        {
+            if (!turn.TrySetCanceled(CancellationToken.None))
+            {
+                // The turn came at the same moment: it goes to the next.
+                Leave();
+            }
+            if (error is TimeoutException)
+            {
+                throw new OverloadedException($"{Name} is busy with {_inFlight} requests.", patience);
+            }
+            throw;
+        }
+    }
+
+    /// <summary>A turn at once, or none.</summary>
+    public bool TryEnter()
+    {
+        lock (_lock)
+        {
+            if (_inFlight >= _limit.Limit)
+            {
+                return false;
+            }
+            _inFlight++;
+            return true;
+        }
+    }
+
+    public void Leave()
+    {
+        lock (_lock)
+        {
+            _inFlight--;
+            while (_inFlight < _limit.Limit && _waiting.TryDequeue(out TaskCompletionSource? next))
+            {
+                if (next.TrySetResult())
+                {
+                    _inFlight++;
+                }
+            }
+        }
+    }
+
+    /// <summary>Makes a request that may be made twice.</summary>
+    /// <exception cref="OverloadedException">The circuit is open.</exception>
+    public async Task<T> AskAsync<T>(Func<CancellationToken, Task<T>> request, CancellationToken cancellation)
+    {
+        for (int attempt = 0; ; attempt++)
+        {
+            long start = _time.GetTimestamp();
+            Interlocked.Increment(ref _requests);
+            try
+            {
+                T answer = await _circuit.ExecuteAsync(async _ => await request(cancellation).ConfigureAwait(false), cancellation).ConfigureAwait(false);
+                _limit.Succeeded(_time.GetElapsedTime(start).TotalSeconds, _inFlight);
+                return answer;
+            }
+            catch (BrokenCircuitException error)
+            {
+                throw new OverloadedException($"{Name} failed repeatedly and is given a pause.", error.RetryAfter ?? Pause);
+            }
+            catch (Exception error) when (IsFailure(error))
+            {
+                _limit.Failed();
+                Interlocked.Increment(ref _failures);
+                if (attempt > 0)
+                {
+                    throw;
+                }
+                double share;
+                lock (_lock)
+                {
+                    share = 0.5 + _jitter.NextDouble();
+                }
+                await Task.Delay(RetryDelay * share, _time, cancellation).ConfigureAwait(false);
+            }
+        }
+    }
+
+    internal void CountHedge() => Interlocked.Increment(ref _hedged);
+
+    public void Dispose()
+    {
+        _closing.Cancel();
+        _closing.Dispose();
+    }
+
+    /// <summary>What says something of the server's state: not a cancelled request, nor one that it finds wrong.</summary>
+    private static bool IsFailure(Exception error) => error switch
+    {
+        OperationCanceledException { InnerException: not TimeoutException } => false,
+        ClientResultException { Status: >= 400 and < 500 and not 408 and not 429 } => false,
+        ClientResultException or HttpRequestException or IOException or TimeoutException or AggregateException or OperationCanceledException => true,
+        _ => false,
+    };
+
+    /// <summary>Asks until the server is well, and closes the circuit then.</summary>
+    private async Task ProbeAsync()
+    {
+        CancellationToken closing = _closing.Token;
+        try
+        {
+            while (_state.CircuitState != CircuitState.Closed)
+            {
+                await Task.Delay(ProbeEvery, _time, closing).ConfigureAwait(false);
+                if (await _isWell!(closing).ConfigureAwait(false))
+                {
+                    await _control.CloseAsync(closing).ConfigureAwait(false);
+                }
+            }
+        }
+        catch (OperationCanceledException) when (closing.IsCancellationRequested)
+        {
+        }
+    }
+}

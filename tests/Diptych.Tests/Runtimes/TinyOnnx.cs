@@ -1,0 +1,60 @@
+using System.Text;
+
+namespace Diptych.Tests.Runtimes;
+
+/// <summary>Writes small ONNX files, field by field of the format's protocol buffers: what a test needs, no more.</summary>
+internal static class TinyOnnx
+{
+    private const int Float = 1, Int64 = 7;
+
+    /// <summary>
+    /// A cross-encoder of one weight a token: a pair's score is the sum of the weights of its second text's tokens.
+    /// </summary>
+    public static byte[] PairScorer(float[] weights)
+    {
+        byte[] graph =
+        [
+            .. Message(1, Node("Gather", ["weights", "input_ids"], "each")),
+            .. Message(1, Node("Cast", ["token_type_ids"], "second", Attribute("to", Float))),
+            .. Message(1, Node("Cast", ["attention_mask"], "there", Attribute("to", Float))),
+            .. Message(1, Node("Mul", ["each", "second"], "of_second")),
+            .. Message(1, Node("Mul", ["of_second", "there"], "counted")),
+            .. Message(1, Node("ReduceSum", ["counted", "axis"], "logits", Attribute("keepdims", 1))),
+            .. Text(2, "pair"),
+            .. Message(5, Tensor("weights", Float, [weights.Length], [.. weights.SelectMany(BitConverter.GetBytes)])),
+            .. Message(5, Tensor("axis", Int64, [1], BitConverter.GetBytes(1L))),
+            .. new[] { "input_ids", "attention_mask", "token_type_ids" }.SelectMany(name => Message(11, Value(name, Int64, "batch", "tokens"))),
+            .. Message(12, Value("logits", Float, "batch", "one")),
+        ];
+        return [.. Number(1, 8), .. Message(7, graph), .. Message(8, [.. Text(1, ""), .. Number(2, 17)])];
+    }
+
+    private static byte[] Node(string kind, string[] inputs, string output, params byte[][] attributes) =>
+        [.. inputs.SelectMany(i => Text(1, i)), .. Text(2, output), .. Text(4, kind), .. attributes.SelectMany(a => Message(5, a))];
+
+    /// <summary>Of the kind INT.</summary>
+    private static byte[] Attribute(string name, long value) => [.. Text(1, name), .. Number(3, value), .. Number(20, 2)];
+
+    private static byte[] Tensor(string name, int type, long[] shape, byte[] raw) =>
+        [.. shape.SelectMany(d => Number(1, d)), .. Number(2, type), .. Text(8, name), .. Message(9, raw)];
+
+    private static byte[] Value(string name, int type, params string[] shape) =>
+        [.. Text(1, name), .. Message(2, Message(1, [.. Number(1, type), .. Message(2, [.. shape.SelectMany(d => Message(1, Text(2, d)))])]))];
+
+    private static byte[] Text(int field, string text) => Message(field, Encoding.UTF8.GetBytes(text));
+
+    private static byte[] Message(int field, byte[] content) => [.. Varint(((ulong)field << 3) | 2), .. Varint((ulong)content.Length), .. content];
+
+    private static byte[] Number(int field, long value) => [.. Varint((ulong)field << 3), .. Varint((ulong)value)];
+
+    private static List<byte> Varint(ulong value)
+    {
+        var bytes = new List<byte>();
+        for (; value > 127; value >>= 7)
+        {
+            bytes.Add((byte)(value | 128));
+        }
+        bytes.Add((byte)value);
+        return bytes;
+    }
+}
