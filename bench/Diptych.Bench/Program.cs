@@ -2,7 +2,7 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|wear|growth|million|lexical|postgres|serve|ledger|llm|answers|tune|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|wear|growth|million|lexical|postgres|serve|simulate|ledger|llm|answers|tune|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -18,6 +18,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["lexical"] = LexicalSpeed.RunAsync,
     ["postgres"] = PostgresSpeed.RunAsync,
     ["serve"] = ServeSpeed.RunAsync,
+    ["simulate"] = ServeSpeed.SimulateAsync,
     ["ledger"] = LedgerSoak.RunAsync,
     ["llm"] = LlmSpeed.RunAsync,
     ["answers"] = LlmFeatures.RunAsync,

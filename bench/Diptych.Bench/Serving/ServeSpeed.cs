@@ -44,6 +44,20 @@ internal static class ServeSpeed
         }
     }
 
+    /// <summary>The simulator alone, beside life.</summary>
+    public static async Task SimulateAsync(Report report)
+    {
+        string data = Directory.CreateTempSubdirectory("diptych-serve-").FullName;
+        try
+        {
+            await SimulatedAsync(report, new DiptychOptions { Data = data, Url = "http://127.0.0.1:0" });
+        }
+        finally
+        {
+            Directory.Delete(data, recursive: true);
+        }
+    }
+
     /// <summary>Ten thousand items of ten tenants in three lanes and two models.</summary>
     private static void DecisionCost(Report report)
     {

@@ -134,7 +134,7 @@ internal static class ModelsCommand
     };
 
     private static string Line(FormatCost cost) => string.Create(CultureInfo.InvariantCulture,
-        $"  {cost.Format switch { WeightFormat.F32 => "single precision", WeightFormat.AsStored => "as stored", WeightFormat.Int8 => "int8", _ => "int4" },-16}  {cost.Bytes / 1e6,8:0} MB  perplexity {cost.Value,7:0.00}{(cost.Change == 0 ? "" : $"  ({100 * cost.Change:+0.00;-0.00} %)")}");
+        $"  {cost.Format switch { WeightFormat.F32 => "single precision", WeightFormat.AsStored => "as stored", WeightFormat.Int8 => "int8", _ => "int4" },-16}  {cost.Bytes / 1e6,8:0} MB  perplexity {cost.Value,7:0.00}{(cost.Change == 0 ? "" : $"  ({Math.Round(100 * cost.Change, 2):+0.00;-0.00;+0.00} %)")}");
 
     private static void Say(ParseResult parsed, object json, string words)
     {
