@@ -6,6 +6,9 @@ public sealed class InvalidRequestException(string message, Exception? cause = n
 /// <summary>What was asked for does not exist.</summary>
 public sealed class NotFoundException(string message) : Exception(message);
 
+/// <summary>Another server, which runs a model for this one, failed or cannot be reached.</summary>
+public sealed class RemoteFailureException(string message, Exception cause) : Exception(message, cause);
+
 /// <summary>The database does not answer, and did not after repeated tries: trying again later may help.</summary>
 public sealed class StoreUnavailableException(string message, Exception cause) : Exception(message, cause);
 

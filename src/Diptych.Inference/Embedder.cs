@@ -78,15 +78,13 @@ public sealed class Embedder
     /// <exception cref="OverloadedException">It would be late.</exception>
     public async Task<float[]> EmbedImageAsync(byte[] pixels, Lane lane, CancellationToken cancellation)
     {
-        RequestTerms terms = RequestTerms.Current;
-        var request = new InferenceRequest(_imageModel, terms.Lane ?? lane, [], pixels, terms.Left(_service.Time), terms.Tenant);
+        InferenceRequest request = RequestTerms.Current.Apply(new InferenceRequest(_imageModel, lane, [], pixels), _service.Time);
         return (await _service.RunAsync(request, cancellation).ConfigureAwait(false))["embedding"];
     }
 
     private async Task<TextEmbedding> RunAsync(string text, Lane lane, CancellationToken cancellation)
     {
-        RequestTerms terms = RequestTerms.Current;
-        var request = new InferenceRequest(_textModel, lane, Tokenizer.Encode(text), [], terms.Left(_service.Time), terms.Tenant);
+        InferenceRequest request = RequestTerms.Current.Apply(new InferenceRequest(_textModel, lane, Tokenizer.Encode(text), []), _service.Time);
         var rows = await _service.RunAsync(request, cancellation).ConfigureAwait(false);
         var embedding = new TextEmbedding(rows["text_embedding"], rows["cross_embedding"]);
         if (lane != Lane.Bulk)

@@ -1,9 +1,4 @@
-using System.Net;
-using System.Security.Cryptography;
 using System.Text.Json;
-using Microsoft.AspNetCore.Builder;
-using Microsoft.AspNetCore.Http;
-using Microsoft.Extensions.Logging;
 using Xunit;
 
 namespace Diptych.SystemTests;
@@ -222,62 +217,5 @@ public sealed class ModelTests : IDisposable
         var run = await Host.DiptychAsync(_data, arguments);
         Assert.True(run.ExitCode == 0, run.Error + run.Output);
         return run.Output;
-    }
-
-    /// <summary>Answers as Hugging Face's hub does: a listing with sizes and digests, files by range, and a connection that breaks.</summary>
-    private sealed class LocalHub(WebApplication app) : IAsyncDisposable
-    {
-        private int _resumed;
-
-        public string Url => app.Urls.First();
-
-        public bool Damage { get; set; }
-
-        /// <summary>Bytes after which an answer breaks off; 0 for never.</summary>
-        public int CutAfter { get; set; }
-
-        public int Resumed => _resumed;
-
-        public static async Task<LocalHub> StartAsync(string folder)
-        {
-            WebApplicationBuilder builder = WebApplication.CreateSlimBuilder();
-            builder.Logging.ClearProviders();
-            WebApplication app = builder.Build();
-            app.Urls.Add("http://127.0.0.1:0");
-            var hub = new LocalHub(app);
-            app.MapGet("/api/models/{owner}/{name}/revision/{revision}", (string owner, string name) => owner == "nobody" ? Results.NotFound() : Results.Json(new
-            {
-                sha = "abc123",
-                siblings = Directory.GetFiles(folder).Select(f => new { rfilename = Path.GetFileName(f), size = new FileInfo(f).Length, lfs = new { sha256 = Convert.ToHexStringLower(SHA256.HashData(File.ReadAllBytes(f))) } })
-                    .Append(new { rfilename = "../outside.txt", size = 1L, lfs = new { sha256 = "" } }),
-            }));
-            app.MapGet("/{owner}/{name}/resolve/{revision}/{file}", async (string file, HttpContext http) =>
-            {
-                byte[] bytes = await File.ReadAllBytesAsync(Path.Combine(folder, file));
-                if (hub.Damage)
-                {
-                    bytes[^1] ^= 1;
-                }
-                int from = 0;
-                if (http.Request.GetTypedHeaders().Range is { } range)
-                {
-                    from = (int)range.Ranges.Single().From!.Value;
-                    http.Response.StatusCode = (int)HttpStatusCode.PartialContent;
-                    Interlocked.Increment(ref hub._resumed);
-                }
-                http.Response.ContentLength = bytes.Length - from;
-                int length = hub.CutAfter > 0 ? Math.Min(hub.CutAfter, bytes.Length - from) : bytes.Length - from;
-                await http.Response.Body.WriteAsync(bytes.AsMemory(from, length));
-                if (length < bytes.Length - from)
-                {
-                    await http.Response.Body.FlushAsync();
-                    http.Abort();
-                }
-            });
-            await app.StartAsync();
-            return hub;
-        }
-
-        public ValueTask DisposeAsync() => app.DisposeAsync();
     }
 }

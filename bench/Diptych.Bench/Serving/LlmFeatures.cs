@@ -137,7 +137,7 @@ internal static class LlmFeatures
             {
                 ReadOnlySpan<float> x = a.AsSpan(i * v, v), y = b.AsSpan(i * v, v);
                 agree += System.Numerics.Tensors.TensorPrimitives.IndexOfMax(x) == System.Numerics.Tensors.TensorPrimitives.IndexOfMax(y) ? 1 : 0;
-                less += Likelihood(y, ids[i + 1]) - Likelihood(x, ids[i + 1]);
+                less += Perplexity.LogLikelihood(x, ids[i + 1]) - Perplexity.LogLikelihood(y, ids[i + 1]);
                 count++;
             }
         }
@@ -150,17 +150,6 @@ internal static class LlmFeatures
             using var cache = new KeyValueBlocks(decoder.Config, 16);
             return decoder.Forward([new Stretch(ids, 0, [.. Enumerable.Range(0, 16).Select(_ => cache.Take())], AllLogits: true)], cache, team);
         }
-    }
-
-    private static double Likelihood(ReadOnlySpan<float> logits, int token)
-    {
-        float most = System.Numerics.Tensors.TensorPrimitives.Max(logits);
-        double sum = 0;
-        foreach (float logit in logits)
-        {
-            sum += Math.Exp(logit - most);
-        }
-        return most + Math.Log(sum) - logits[token];
     }
 
     private static Task<(string Text, int Written)> AnswerAsync(LocalModel model, string question, Sampling sampling) => AnswerAsync(model, new Prompt(model.Write([new ChatTurn("user", question)])), sampling);

@@ -83,7 +83,7 @@ internal static class CommandLine
             await Console.Error.WriteLineAsync(error.Message);
             return ExitCode.Usage;
         }
-        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or InvalidDataException or IOException or UnauthorizedAccessException
+        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or RemoteFailureException or InvalidDataException or IOException or UnauthorizedAccessException
             or HttpRequestException or System.Data.Common.DbException or InvalidOperationException)
         {
             await Console.Error.WriteLineAsync(error.Message);

@@ -24,6 +24,7 @@ internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
             InvalidRequestException or UnreadableException => (400, "invalid-request", exception.Message),
             NotFoundException => (404, "not-found", exception.Message),
             OverloadedException => (429, "overloaded", exception.Message),
+            RemoteFailureException => (502, "remote-failed", exception.Message),
             StoreUnavailableException => (503, "store-unavailable", exception.Message),
             BadHttpRequestException { InnerException: JsonException json } => (400, "invalid-json", json.Message),
             BadHttpRequestException bad => (bad.StatusCode, bad.StatusCode == 413 ? "too-large" : "invalid-request", bad.Message),

@@ -94,6 +94,11 @@ internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, b
                 contents.Add(new DataContent(picture, "image/jpeg"));
             }
         }
+        if (given == 0)
+        {
+            // Without evidence it would answer from what it knows: the extracts are better.
+            throw new InvalidRequestException("Not one passage fits into its context.");
+        }
         contents.Add(new TextContent(asked));
         if (sees && question.Image is not null)
         {

@@ -134,17 +134,15 @@ public sealed partial class SqliteStore
         {
             return null;
         }
-        var keys = new Dictionary<long, PassageKey>();
+        var keys = new Dictionary<long, PassageKey>(files.Max(f => f.Graph.Count));
         foreach (SqliteDataReader row in _watcher.Rows("SELECT id, document_id, modality, page FROM passages INDEXED BY passage_keys"))
         {
             Document document = _documents[row.GetInt64(1)];
             var key = new PassageKey(row.GetInt64(0), document, (Modality)row.GetInt32(2), row.IsDBNull(3) ? null : row.GetInt32(3));
             keys[key.Id] = key;
         }
-        foreach (var (space, graph, attachment) in files)
-        {
-            space.Adopt(graph, attachment, id => keys.GetValueOrDefault(id));
-        }
+        // Each is its own; the keys are only read.
+        Parallel.ForEach(files, f => f.Space.Adopt(f.Graph, f.Attachment, id => keys.GetValueOrDefault(id)));
         return keys;
     }
 

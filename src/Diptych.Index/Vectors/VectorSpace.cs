@@ -136,6 +136,7 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
         ReadOnlySpan<long> ids = MemoryMarshal.Cast<byte, long>(attachment);
         var keys = new PassageKey?[graph.Slots];
         var columns = new FilterColumns();
+        _slots.EnsureCapacity(graph.Count);
         for (int slot = 0; slot < Math.Min(ids.Length, keys.Length); slot++)
         {
             if (ids[slot] == 0)

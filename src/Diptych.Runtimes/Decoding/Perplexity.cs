@@ -59,15 +59,20 @@ public static class Perplexity
         double sum = 0;
         for (int i = 0; i + 1 < ids.Length; i++)
         {
-            ReadOnlySpan<float> row = logits.AsSpan(i * vocabulary, vocabulary);
-            float most = TensorPrimitives.Max(row);
-            double all = 0;
-            foreach (float logit in row)
-            {
-                all += Math.Exp(logit - most);
-            }
-            sum += most + Math.Log(all) - row[ids[i + 1]];
+            sum -= LogLikelihood(logits.AsSpan(i * vocabulary, vocabulary), ids[i + 1]);
         }
         return sum / (ids.Length - 1);
+    }
+
+    /// <summary>Natural logarithm of a token's probability under logits [vocabulary].</summary>
+    internal static double LogLikelihood(ReadOnlySpan<float> logits, int token)
+    {
+        float most = TensorPrimitives.Max(logits);
+        double sum = 0;
+        foreach (float logit in logits)
+        {
+            sum += Math.Exp(logit - most);
+        }
+        return logits[token] - most - Math.Log(sum);
     }
 }

@@ -70,8 +70,9 @@ internal sealed class EncoderFolder
     public static bool Encodes(JsonElement config) => Architectures(config) is { Count: > 0 } names
         && !names.Any(a => a.EndsWith("ForCausalLM", StringComparison.Ordinal) || a.EndsWith("ForConditionalGeneration", StringComparison.Ordinal) || a.Contains("CLIP", StringComparison.Ordinal) || a.Contains("Siglip", StringComparison.Ordinal));
 
-    /// <summary>Whether a file beneath the top folder belongs to such a model.</summary>
-    public static bool IsPart(string file) => file == PoolingFile || Exports.Any(e => file == e || file == e + "_data");
+    /// <summary>Whether a file beneath the top folder belongs to such a model: of several exports the one that is run.</summary>
+    /// <param name="all">The model's files.</param>
+    public static bool IsPart(string file, IReadOnlyCollection<string> all) => file == PoolingFile || (Array.Find(Exports, all.Contains) is { } export && (file == export || file == $"{export}_data"));
 
     /// <summary>The tokenizer, read.</summary>
     /// <exception cref="InvalidDataException">There is none of a kind that is read.</exception>

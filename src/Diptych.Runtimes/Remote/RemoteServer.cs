@@ -44,9 +44,12 @@ public sealed class RemoteServer : IDisposable
             StateProvider = _state,
             OnOpened = opened =>
             {
-                // Beside the requests: nobody waits for it.
-                Task probing = _isWell is null ? Task.CompletedTask : ProbeAsync();
-                return probing.IsFaulted ? new ValueTask(probing) : ValueTask.CompletedTask;
+                if (_isWell is not null)
+                {
+                    // Beside the requests: nobody waits for it.
+                    _ = ProbeAsync();
+                }
+                return ValueTask.CompletedTask;
             },
         }).Build();
     }
@@ -145,13 +148,17 @@ public sealed class RemoteServer : IDisposable
             {
                 throw new OverloadedException($"{Name} failed repeatedly and is given a pause.", error.RetryAfter ?? Pause);
             }
+            catch (ClientResultException refusal) when (!IsFailure(refusal))
+            {
+                throw Told(refusal);
+            }
             catch (Exception error) when (IsFailure(error))
             {
                 _limit.Failed();
                 Interlocked.Increment(ref _failures);
                 if (attempt > 0)
                 {
-                    throw;
+                    throw new RemoteFailureException($"{Name} failed: {error.GetBaseException().Message.Split('\n')[0]}", error);
                 }
                 double share;
                 lock (_lock)
@@ -161,6 +168,13 @@ public sealed class RemoteServer : IDisposable
                 await Task.Delay(RetryDelay * share, _time, cancellation).ConfigureAwait(false);
             }
         }
+    }
+
+    /// <summary>What it finds wrong with a request is the client's to mend; that it does not know us, or the model, is the operator's.</summary>
+    private Exception Told(ClientResultException refusal)
+    {
+        string said = $"{Name} refused the request: {refusal.Message.Split('\n')[0]}";
+        return refusal.Status is 400 or 413 or 422 ? new InvalidRequestException(said, refusal) : new RemoteFailureException(said, refusal);
     }
 
     internal void CountHedge() => Interlocked.Increment(ref _hedged);

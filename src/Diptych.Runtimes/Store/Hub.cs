@@ -57,13 +57,14 @@ public sealed class Hub(HttpClient client, Uri endpoint, TimeProvider time)
         string commit = json.RootElement.TryGetProperty("sha", out JsonElement sha) ? sha.GetString()! : model.Revision;
         // The configuration first: it says what else is needed.
         JsonElement[] siblings = [.. json.RootElement.GetProperty("siblings").EnumerateArray().OrderBy(s => s.GetProperty("rfilename").GetString() == "config.json" ? 0 : 1)];
+        string[] names = [.. siblings.Select(s => s.GetProperty("rfilename").GetString()!)];
         bool encodes = false;
         foreach (JsonElement sibling in siblings)
         {
             string file = sibling.GetProperty("rfilename").GetString()!;
             // Files of the top folder are the model; what lies deeper are other formats of it, but for a text model's export. A name never leaves the folder.
             bool deeper = file.Contains('/', StringComparison.Ordinal);
-            if ((deeper && !(encodes && EncoderFolder.IsPart(file))) || file.Contains('\\', StringComparison.Ordinal) || file.StartsWith('.') || (encodes && IsOtherFormat(file)))
+            if ((deeper && !(encodes && EncoderFolder.IsPart(file, names))) || file.Contains('\\', StringComparison.Ordinal) || file.StartsWith('.') || (encodes && IsOtherFormat(file)))
             {
                 continue;
             }

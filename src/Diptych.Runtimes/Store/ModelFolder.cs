@@ -212,8 +212,11 @@ public sealed class ModelFolder(string folder)
     }
 
     /// <summary>Files of a model's folder: those at its top, and what belongs to a text model beneath it.</summary>
-    private static IEnumerable<string> Parts(string directory) =>
-        Directory.EnumerateFiles(directory, "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(directory, f).Replace('\\', '/')).Where(f => !f.Contains('/', StringComparison.Ordinal) || EncoderFolder.IsPart(f)).ToList();
+    private static List<string> Parts(string directory)
+    {
+        List<string> all = [.. Directory.EnumerateFiles(directory, "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(directory, f).Replace('\\', '/'))];
+        return all.FindAll(f => !f.Contains('/', StringComparison.Ordinal) || EncoderFolder.IsPart(f, all));
+    }
 
     private static string Hash(string path)
     {

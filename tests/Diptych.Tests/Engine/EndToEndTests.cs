@@ -3,6 +3,7 @@ using Diptych.App;
 using Diptych.Core;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Ingestion;
+using Diptych.Inference;
 using Microsoft.Extensions.AI;
 using Xunit;
 
@@ -117,6 +118,24 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
         Assert.Contains("language model failed", answer.Degraded.Single(), StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(4096, 8)]
+    [InlineData(700, 7)]
+    [InlineData(150, 0)]
+    public async Task A_language_model_is_given_the_evidence_that_its_context_takes_and_cites_no_other(int context, int mostGiven)
+    {
+        var model = new ScriptedModel("It is so [1], and so [8].") { Window = new Window(context) };
+        Answer answer = await AskAsync(new Answerer(Product.Searcher, Product.Store, Product.Embedder, model), "Who was the first woman to pilot the Space Shuttle?");
+        int given = model.Seen.SelectMany(m => m.Contents).OfType<TextContent>().Count(c => c.Text.StartsWith('['));
+        Assert.InRange(given, Math.Min(1, mostGiven), mostGiven);
+        // A quarter of a small context is the answer's.
+        Assert.True(model.Seen.Sum(m => model.Window.CountTokens(m.Text)) <= context - Math.Min(512, context / 4));
+        Assert.DoesNotContain(model.Seen.SelectMany(m => m.Contents), c => c is DataContent);
+        Assert.Equal(given == 0 ? AnswerKind.Extractive : AnswerKind.Generated, answer.Kind);
+        Assert.All(given == 0 ? [] : answer.Citations, c => Assert.InRange(c.Number, 1, given));
+        Assert.Equal(given == 0, answer.Degraded.Any(d => d.Contains("fits into its context", StringComparison.Ordinal)));
+    }
+
     [Fact]
     public async Task Ingestion_skips_replaces_recognises_and_prunes()
     {
@@ -224,6 +243,14 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
         }
     }
 
+    /// <summary>A blind model's context: a token is four characters.</summary>
+    private sealed record Window(int MaxTokens) : IContextWindow
+    {
+        public int PictureTokens => 0;
+
+        public int CountTokens(string text) => text.Length / 4;
+    }
+
     /// <summary>Says its pieces; with none it fails as an unreachable server does.</summary>
     private sealed class ScriptedModel(params string[] pieces) : IChatClient
     {
@@ -247,7 +274,9 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
             }
         }
 
-        public object? GetService(Type serviceType, object? serviceKey = null) => null;
+        public Window? Window { get; init; }
+
+        public object? GetService(Type serviceType, object? serviceKey = null) => serviceType == typeof(IContextWindow) ? Window : null;
 
         public void Dispose()
         {
