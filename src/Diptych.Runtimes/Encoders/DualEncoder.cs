@@ -79,12 +79,14 @@ public sealed class DualEncoder : IEncoder
     /// <summary>Beyond this a picture is shrunk before it is resized: no tower sees the difference.</summary>
     private const int MostSide = 4096;
 
-    internal static JsonDocument Config(string directory)
+    /// <exception cref="InvalidDataException">It is no JSON object.</exception>
+    internal static JsonDocument Config(string directory, string file = "config.json")
     {
-        string path = Path.Combine(directory, "config.json");
+        string path = Path.Combine(directory, file);
         try
         {
-            return JsonDocument.Parse(File.ReadAllBytes(path));
+            JsonDocument json = JsonDocument.Parse(File.ReadAllBytes(path));
+            return json.RootElement.ValueKind == JsonValueKind.Object ? json : throw new JsonException("It is no object.");
         }
         catch (JsonException error)
         {

@@ -54,7 +54,7 @@ internal sealed class EncoderFolder
         {
             if (File.Exists(Path.Combine(directory, file)))
             {
-                using var settings = JsonDocument.Parse(File.ReadAllBytes(Path.Combine(directory, file)));
+                using JsonDocument settings = DualEncoder.Config(directory, file);
                 most = Number(settings.RootElement, key) is { } own && own > 2 ? Math.Min(own, most ?? own) : most;
             }
         }
@@ -73,6 +73,15 @@ internal sealed class EncoderFolder
     /// <summary>Whether a file beneath the top folder belongs to such a model: of several exports the one that is run.</summary>
     /// <param name="all">The model's files.</param>
     public static bool IsPart(string file, IReadOnlyCollection<string> all) => file == PoolingFile || (Array.Find(Exports, all.Contains) is { } export && (file == export || file == $"{export}_data"));
+
+    /// <summary>Reads everything, the weights too: what cannot be run is refused when it is added, and not when somebody asks it.</summary>
+    /// <exception cref="InvalidDataException">It cannot be run; the message says why.</exception>
+    public void Check()
+    {
+        _ = Tokenizer();
+        ILoadedModel loaded = Backend("model").LoadAsync(Device.Cpu, CancellationToken.None).AsTask().GetAwaiter().GetResult();
+        loaded.DisposeAsync().AsTask().GetAwaiter().GetResult();
+    }
 
     /// <summary>The tokenizer, read.</summary>
     /// <exception cref="InvalidDataException">There is none of a kind that is read.</exception>
@@ -93,7 +102,7 @@ internal sealed class EncoderFolder
         {
             return Pooling.Mean;
         }
-        using var json = JsonDocument.Parse(File.ReadAllBytes(path));
+        using JsonDocument json = DualEncoder.Config(_directory, PoolingFile);
         bool Is(string mode) => json.RootElement.TryGetProperty($"pooling_mode_{mode}", out JsonElement on) && on.ValueKind == JsonValueKind.True;
         return Is("mean_tokens") ? Pooling.Mean : Is("cls_token") ? Pooling.First : Is("max_tokens") ? Pooling.Max
             : throw new InvalidDataException($"{path}: of the ways of pooling, the mean, the first token's and the largest are read.");

@@ -199,7 +199,7 @@ public sealed class ModelFolder(string folder)
         }
         if (EncoderFolder.Find(directory) is { } encoder)
         {
-            _ = encoder.Tokenizer();
+            encoder.Check();
             return encoder.ScoresPairs ? ModelKind.Reranker : ModelKind.TextEncoder;
         }
         if (LocalModel.Find(directory) is { } decoder)

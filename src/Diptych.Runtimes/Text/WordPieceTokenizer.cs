@@ -53,15 +53,14 @@ public sealed partial class WordPieceTokenizer : ITokenizer
         string whole = Path.Combine(directory, "tokenizer.json"), words = Path.Combine(directory, "vocab.txt"), settings = Path.Combine(directory, "tokenizer_config.json");
         if (File.Exists(whole))
         {
-            using var json = JsonDocument.Parse(File.ReadAllBytes(whole));
-            JsonElement model = json.RootElement.GetProperty("model");
-            string kind = model.TryGetProperty("type", out JsonElement type) ? type.GetString()! : "WordPiece";
-            if (kind != "WordPiece")
+            try
             {
-                throw new InvalidDataException($"{whole} is a tokenizer of the kind {kind}; WordPiece, BERT's, is read.");
+                return FromJson(whole, maxTokens);
             }
-            bool cased = json.RootElement.TryGetProperty("normalizer", out JsonElement normalizer) && normalizer.ValueKind == JsonValueKind.Object && normalizer.TryGetProperty("lowercase", out JsonElement lower) && lower.ValueKind == JsonValueKind.False;
-            return Of(model.GetProperty("vocab").EnumerateObject().OrderBy(v => v.Value.GetInt32()).Select(v => v.Name), !cased, whole);
+            catch (Exception error) when (error is JsonException or InvalidOperationException or KeyNotFoundException or FormatException)
+            {
+                throw new InvalidDataException($"{whole} is no WordPiece tokenizer, BERT's, with its markers: {error.Message}", error);
+            }
         }
         if (!File.Exists(words))
         {
@@ -70,22 +69,29 @@ public sealed partial class WordPieceTokenizer : ITokenizer
         bool uncased = true;
         if (File.Exists(settings))
         {
-            using var json = JsonDocument.Parse(File.ReadAllBytes(settings));
+            using JsonDocument json = Encoders.DualEncoder.Config(directory, "tokenizer_config.json");
             uncased = !(json.RootElement.TryGetProperty("do_lower_case", out JsonElement lower) && lower.ValueKind == JsonValueKind.False);
         }
-        return Of(File.ReadLines(words), uncased, words);
-
-        WordPieceTokenizer Of(IEnumerable<string> vocabulary, bool uncased, string path)
+        try
         {
-            try
-            {
-                return new WordPieceTokenizer(vocabulary, maxTokens, uncased);
-            }
-            catch (KeyNotFoundException error)
-            {
-                throw new InvalidDataException($"{path} lacks one of BERT's markers [UNK], [CLS], [SEP].", error);
-            }
+            return new WordPieceTokenizer(File.ReadLines(words), maxTokens, uncased);
         }
+        catch (KeyNotFoundException error)
+        {
+            throw new InvalidDataException($"{words} lacks one of BERT's markers [UNK], [CLS], [SEP].", error);
+        }
+    }
+
+    private static WordPieceTokenizer FromJson(string path, int maxTokens)
+    {
+        using var json = JsonDocument.Parse(File.ReadAllBytes(path));
+        JsonElement model = json.RootElement.GetProperty("model");
+        if (model.TryGetProperty("type", out JsonElement type) && type.GetString() is not "WordPiece" and var kind)
+        {
+            throw new InvalidDataException($"{path} is a tokenizer of the kind {kind}; WordPiece, BERT's, is read.");
+        }
+        bool cased = json.RootElement.TryGetProperty("normalizer", out JsonElement normalizer) && normalizer.ValueKind == JsonValueKind.Object && normalizer.TryGetProperty("lowercase", out JsonElement lower) && lower.ValueKind == JsonValueKind.False;
+        return new WordPieceTokenizer(model.GetProperty("vocab").EnumerateObject().OrderBy(v => v.Value.GetInt32()).Select(v => v.Name), maxTokens, !cased);
     }
 
     public int MaxTokens { get; }

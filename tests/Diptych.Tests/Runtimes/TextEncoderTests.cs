@@ -85,6 +85,21 @@ public sealed class TextEncoderTests : IDisposable
         Assert.Empty(new ModelFolder(Path.Combine(_folder, "models")).List());
     }
 
+    [Theory]
+    [InlineData("model.onnx", "junk", "model.onnx")]
+    [InlineData("tokenizer.json", "{\"model\": 5}", "tokenizer.json")]
+    [InlineData("tokenizer.json", "{", "tokenizer.json")]
+    [InlineData("vocab.txt", "a\nb", "vocab.txt")]
+    [InlineData("tokenizer_config.json", "[]", "tokenizer_config.json")]
+    public void A_damaged_file_is_named_and_nothing_is_added(string file, string content, string named)
+    {
+        string folder = PairScorer("""{"architectures": ["BertForSequenceClassification"], "num_labels": 1}""");
+        File.WriteAllText(Path.Combine(folder, file), content);
+        var models = new ModelFolder(Path.Combine(_folder, "models"));
+        Assert.Contains(named, Assert.Throws<InvalidDataException>(() => models.Add(folder, null, Stop)).Message, StringComparison.Ordinal);
+        Assert.Empty(models.List());
+    }
+
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
     private string PairScorer(string config)
