@@ -196,9 +196,9 @@ public sealed partial class InferenceService
             {
                 long after = Environment.WorkingSet;
                 await ProbeAsync(loaded, description, _costs[model.Index], device.Device.Workers, cancellation).ConfigureAwait(false);
-                // What the process grew by, within what is plausible: others allocate meanwhile.
+                // What the process grew by with all workers at it, within what is plausible: others allocate meanwhile.
                 weightBytes = Math.Clamp(after - before, description.WeightBytes, 3 * description.WeightBytes);
-                workspaceBytes = Math.Clamp((Environment.WorkingSet - after) * device.Device.Workers, 0, 16 * Math.Max(description.WeightBytes, 1 << 20));
+                workspaceBytes = Math.Clamp(Environment.WorkingSet - after, 0, 16 * Math.Max(description.WeightBytes, 1 << 20));
             }
             catch
             {
