@@ -67,6 +67,7 @@ public sealed class DiptychOptions
         Require(MaxUploadMb is > 0 and <= 2047, "MaxUploadMb", "between 1 and 2047");
         Require(Llm.Endpoint is null || (Uri.TryCreate(Llm.Endpoint, UriKind.Absolute, out Uri? llm) && llm.Scheme is "http" or "https"), "Llm:Endpoint", "an address such as http://127.0.0.1:8080/v1");
         Require(Llm.CacheMb > 0, "Llm:CacheMb", "above 0");
+        Require(Llm.SwapMb >= 0, "Llm:SwapMb", "0 or above");
         Require(Llm.Endpoint is null || Llm.Model is { Length: > 0 }, "Llm:Model", "the name of a model, since Llm:Endpoint is set");
         Require(Llm.TimeoutSeconds > 0, "Llm:TimeoutSeconds", "above 0");
         foreach (var (name, remote) in Embeddings)
@@ -142,6 +143,12 @@ public sealed class LlmOptions
 
     /// <summary>Memory for keys and values of a model in this process, in MiB.</summary>
     public int CacheMb { get; set; } = 512;
+
+    /// <summary>Room in the temporary folder for keys and values of answers that gave way to others, in MiB; 0 has them computed anew.</summary>
+    public int SwapMb { get; set; } = 512;
+
+    /// <summary>Whether what is kept of known beginnings of prompts serves only the tenant whose prompt it was, so that nobody learns from an answer's speed what others asked.</summary>
+    public bool SeparateTenants { get; set; }
 
     public string? ApiKey { get; set; }
 

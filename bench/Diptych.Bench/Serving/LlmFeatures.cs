@@ -147,8 +147,8 @@ internal static class LlmFeatures
 
         float[] Logits(Decoder decoder, int[] ids)
         {
-            using var cache = new KeyValueBlocks(decoder.Config, 16);
-            return decoder.Forward([new Stretch(ids, 0, [.. Enumerable.Range(0, 16).Select(_ => cache.Take())], AllLogits: true)], cache, team);
+            using var cache = KeyValueBlocks.Holding(decoder.Config, 256);
+            return decoder.Forward([new Stretch(ids, 0, SequenceBlocks.For(cache, 256), AllLogits: true)], cache, team);
         }
     }
 

@@ -17,11 +17,9 @@ internal static unsafe class Attention
 
     /// <param name="q">[rows, heads, head width]</param>
     /// <param name="mixed">[rows, heads, head width], the result.</param>
-    /// <param name="chunk">A token sees its own chunk of so many only; int.MaxValue for no chunks.</param>
-    /// <param name="window">A token sees so many, itself among them; int.MaxValue for all.</param>
-    public static void Run(DecoderConfig config, float* q, float* mixed, BatchRow[] rows, IReadOnlyList<Stretch> batch, KeyValueBlocks cache, int layer, int chunk, int window, CoreTeam team)
+    public static void Run(DecoderConfig config, float* q, float* mixed, BatchRow[] rows, IReadOnlyList<Stretch> batch, KeyValueBlocks cache, int layer, CoreTeam team)
     {
-        int group = config.Heads / config.KeyValueHeads, hw = config.HeadWidth, longest = 0;
+        int group = config.Heads / config.KeyValueHeads, hw = config.HeadWidth, pages = cache.Layout.GroupOf(layer), longest = 0;
         foreach (BatchRow row in rows)
         {
             longest = Math.Max(longest, row.Position + 1);
@@ -37,7 +35,7 @@ internal static unsafe class Attention
                 int job = 0;
                 for (int start = 0, s = 0; s < batch.Count; start += batch[s].Tokens.Length, s++)
                 {
-                    IReadOnlyList<int> blocks = batch[s].Blocks;
+                    List<int> blocks = batch[s].Blocks.Of(pages);
                     int queries = batch[s].Tokens.Length * group;
                     for (int kv = 0; kv < config.KeyValueHeads; kv++)
                     {
@@ -55,9 +53,7 @@ internal static unsafe class Attention
             System.Buffers.ArrayPool<float>.Shared.Return(scores);
         });
 
-        int Begin(int position) => Math.Max(position / chunk * chunk, position < window ? 0 : position - window + 1);
-
-        void Some(int first, int count, int start, int kv, IReadOnlyList<int> blocks, float* score)
+        void Some(int first, int count, int start, int kv, List<int> blocks, float* score)
         {
             float** query = stackalloc float*[Together];
             int from = int.MaxValue, to = 0;
@@ -65,7 +61,7 @@ internal static unsafe class Attention
             {
                 int at = first + Math.Min(i, count - 1), row = start + (at / group), position = rows[row].Position;
                 query[i] = q + (((long)row * config.Heads) + (kv * group) + (at % group)) * hw;
-                from = Math.Min(from, Begin(position));
+                from = Math.Min(from, config.FirstSeen(layer, position));
                 to = Math.Max(to, position + 1);
             }
             for (int t = from / Tokens * Tokens; t < to; t += Tokens)
@@ -74,7 +70,7 @@ internal static unsafe class Attention
             }
             for (int i = 0; i < count; i++)
             {
-                int at = first + i, row = start + (at / group), end = rows[row].Position + 1, begin = Begin(rows[row].Position);
+                int at = first + i, row = start + (at / group), end = rows[row].Position + 1, begin = config.FirstSeen(layer, rows[row].Position);
                 float* weights = score + (i * room);
                 var span = new Span<float>(weights + begin, end - begin);
                 TensorPrimitives.SoftMax<float>(span, span);
@@ -82,7 +78,7 @@ internal static unsafe class Attention
             }
         }
 
-        void Mix(float* weights, int begin, int end, IReadOnlyList<int> blocks, int kv, float* result)
+        void Mix(float* weights, int begin, int end, List<int> blocks, int kv, float* result)
         {
             int width = cache.RowWidth, d = 0;
             for (; d + 64 <= hw; d += 64)

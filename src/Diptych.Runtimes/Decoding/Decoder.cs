@@ -5,10 +5,10 @@ namespace Diptych.Runtimes.Decoding;
 /// <summary>A stretch of one sequence in a batch.</summary>
 /// <param name="Tokens">Ids to compute.</param>
 /// <param name="Position">Of the first of them.</param>
-/// <param name="Blocks">The sequence's blocks, enough for all its tokens.</param>
+/// <param name="Blocks">The sequence's pages, enough for all its tokens.</param>
 /// <param name="AllLogits">Whether every token's logits are wanted, not the last one's alone.</param>
 /// <param name="Pictures">[image tokens, width]: what stands in place of the image tokens, in their order; null where there are none.</param>
-internal sealed record Stretch(int[] Tokens, int Position, IReadOnlyList<int> Blocks, LoraAdapter? Adapter = null, bool AllLogits = false, float[]? Pictures = null);
+internal sealed record Stretch(int[] Tokens, int Position, SequenceBlocks Blocks, LoraAdapter? Adapter = null, bool AllLogits = false, float[]? Pictures = null);
 
 /// <summary>
 /// A decoder of Llama's family: RMSNorm, rotary positions, grouped-query attention, SwiGLU. A batch is stretches of any sequences laid
@@ -176,7 +176,7 @@ public sealed unsafe partial class Decoder : IDisposable
             Multiply(layer.Q, "q_proj", l, h, n, q, batch, team);
             Multiply(layer.K, "k_proj", l, h, n, k, batch, team);
             Multiply(layer.V, "v_proj", l, h, n, v, batch, team);
-            int at = l;
+            int at = l, pages = cache.Layout.GroupOf(l);
             ByRows(team, n, i =>
             {
                 AddTo(q + ((long)i * qWidth), layer.Biases[0]);
@@ -185,9 +185,9 @@ public sealed unsafe partial class Decoder : IDisposable
                 NormHeads(q + ((long)i * qWidth), layer.QueryNorm, Config.Heads);
                 NormHeads(k + ((long)i * kvWidth), layer.KeyNorm, Config.KeyValueHeads);
                 Place(q + ((long)i * qWidth), k + ((long)i * kvWidth), rows[i].Position, turns + ((long)i * 2 * half), at);
-                cache.Write(batch[rows[i].Stretch].Blocks[rows[i].Position / KeyValueBlocks.TokensPerBlock], at, rows[i].Position, k + ((long)i * kvWidth), v + ((long)i * kvWidth));
+                cache.Write(batch[rows[i].Stretch].Blocks.Of(pages)[rows[i].Position / KeyValueBlocks.TokensPerBlock], at, rows[i].Position, k + ((long)i * kvWidth), v + ((long)i * kvWidth));
             });
-            Attention.Run(Config, q, mixed, rows, batch, cache, l, Config.Llama4 is { } llama4 && llama4.HasPositions[l] ? llama4.Chunk : int.MaxValue, Config.Window ?? int.MaxValue, team);
+            Attention.Run(Config, q, mixed, rows, batch, cache, l, team);
             Multiply(layer.O, "o_proj", l, mixed, n, o, batch, team);
             for (int i = 0; layer.Biases[3] is not null && i < n; i++)
             {

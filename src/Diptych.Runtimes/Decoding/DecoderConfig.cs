@@ -42,6 +42,13 @@ public sealed record DecoderConfig
 
     public IReadOnlyList<int> EndTokens { get; init; } = [];
 
+    /// <summary>Tokens that a layer looks back over at most, the one that looks among them; null for all.</summary>
+    public int? Reach(int layer) => Llama4?.HasPositions[layer] == true ? Llama4.Chunk : Window;
+
+    /// <summary>The first token that the token at a position sees in a layer.</summary>
+    public int FirstSeen(int layer, int position) =>
+        Llama4?.HasPositions[layer] == true ? position / Llama4.Chunk * Llama4.Chunk : Window is { } window ? Math.Max(0, position - window + 1) : 0;
+
     /// <summary>Reads a Hugging Face config.json, with <c>rope_parameters</c> or the older <c>rope_theta</c> and <c>rope_scaling</c>.</summary>
     /// <exception cref="InvalidDataException">The architecture is not one that can be run, or a value is missing.</exception>
     public static DecoderConfig FromJson(string path)

@@ -34,12 +34,63 @@ public sealed partial class DecoderEngine
         }
     }
 
-    private sealed class Sequence(Prompt prompt, Sampling sampling, LoraAdapter? adapter, double arrived)
+    /// <summary>Takes an answer's memory, and keeps on disk what was in it where that is quicker than to compute it anew.</summary>
+    private void GiveWay(Sequence victim)
+    {
+        victim.Preempted = true;
+        _preemptions++;
+        if (_swap.Expect(victim.Blocks.Held) < victim.Computed * _cost.Expect(MostTokens) / MostTokens && _swap.Save(victim.Blocks) is { } saved)
+        {
+            _swapped++;
+            victim.Saved = (saved, victim.Computed);
+        }
+        victim.Blocks.Release();
+    }
+
+    /// <summary>Brings back what answers had in memory when they gave way.</summary>
+    private void Resume()
+    {
+        foreach (Sequence s in _running)
+        {
+            if (s.Saved is not { } saved)
+            {
+                continue;
+            }
+            s.Saved = null;
+            s.Computed = _swap.Restore(saved.Places, s.Blocks, _prefixes.Evict) ? Math.Max(saved.Computed, s.Computed) : 0;
+            _swap.Drop(saved.Places);
+            s.Blocks.Forget(s.Computed);
+        }
+    }
+
+    private void Release(Sequence sequence)
+    {
+        sequence.Blocks.Release();
+        if (sequence.Saved is { } saved)
+        {
+            sequence.Saved = null;
+            _swap.Drop(saved.Places);
+        }
+    }
+
+    /// <summary>Tokens of the longest sequence that a memory holds alone.</summary>
+    private static int LongestWithin(KeyValueLayout layout, int most, int pages)
+    {
+        int fits = 0;
+        for (int above = most + 1; above - fits > 1;)
+        {
+            int middle = fits + ((above - fits) / 2);
+            (fits, above) = layout.MostPages(middle, MostTokens) <= pages ? (middle, above) : (fits, middle);
+        }
+        return fits;
+    }
+
+    private sealed class Sequence(Prompt prompt, Sampling sampling, LoraAdapter? adapter, double arrived, KeyValueBlocks memory)
     {
         private readonly PromptLookup? _lookup = sampling.LooksBack ? new PromptLookup() : null;
 
         /// <summary>What may come next, by what came after the same tokens before.</summary>
-        public int[] Guess(int mostTokens, Func<int, double> seconds) => _lookup?.Guess(Ids, Math.Min(Sampling.MaxTokens - Generated, mostTokens - Ids.Count) - 1, seconds) ?? [];
+        public int[] Guess(int mostTokens, Func<int, double> time) => _lookup?.Guess(Ids, Math.Min(Sampling.MaxTokens - Generated, mostTokens - Ids.Count) - 1, time) ?? [];
 
         public void Learn(int guessed, int right) => _lookup?.Learn(guessed, right);
 
@@ -59,7 +110,15 @@ public sealed partial class DecoderEngine
 
         public List<int> Ids { get; } = [.. prompt.Ids];
 
-        public List<int> Blocks { get; } = [];
+        public SequenceBlocks Blocks { get; } = new(memory);
+
+        /// <summary>Of its blocks, chained; as far as they were needed.</summary>
+        public List<UInt128> Hashes { get; } = [];
+
+        public UInt128 Seed { get; } = PrefixCache.Seed(adapter, prompt.Owner);
+
+        /// <summary>Where its keys and values are while it has given way, and of how many tokens; null where they are to be computed anew.</summary>
+        public (int[][] Places, int Computed)? Saved { get; set; }
 
         /// <summary>Tokens whose keys and values are in the blocks.</summary>
         public int Computed { get; set; }

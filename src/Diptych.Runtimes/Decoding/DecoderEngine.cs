@@ -13,12 +13,14 @@ public sealed record GeneratedText(string Text, string? Finish, int PromptTokens
 }
 
 /// <summary>What an engine has done and holds.</summary>
-public sealed record EngineSnapshot(int Running, int Waiting, int BlocksUsed, int Blocks, long PromptTokens, long CachedTokens, long GeneratedTokens, long Preemptions, double PredictionError, long GuessedTokens, long GuessedRight);
+/// <param name="Preemptions">Answers that gave way to others.</param>
+/// <param name="Swapped">Of those, whose keys and values were kept on disk, since that is quicker than to compute them anew.</param>
+public sealed record EngineSnapshot(int Running, int Waiting, int BlocksUsed, int Blocks, long PromptTokens, long CachedTokens, long GeneratedTokens, long Preemptions, long Swapped, double PredictionError, long GuessedTokens, long GuessedRight);
 
 /// <summary>
 /// Continuous batching over one decoder: each step has a token budget sized so that running answers keep their pace; they decode first, and
 /// chunks of prompts fill the rest. Blocks of prompts are kept by chained hash, so that a known beginning is not computed again. When
-/// blocks run out the latest answer gives its own back, and is computed anew later.
+/// pages run out the latest answer gives its own back: they go to disk where that is quicker than to compute them anew.
 /// </summary>
 public sealed partial class DecoderEngine : IDisposable
 {
@@ -26,7 +28,7 @@ public sealed partial class DecoderEngine : IDisposable
     private const int MostTokens = 512, LeastTokens = 8;
 
     /// <summary>How much longer a step may take for a prompt's sake, in steps without one: the hundredth stays within twice.</summary>
-    private const double SmoothStep = 1.6;
+    private const double SmoothStep = 1.45;
 
     private const int MaxRunning = 32;
     private const int MaxWaiting = 256;
@@ -40,7 +42,9 @@ public sealed partial class DecoderEngine : IDisposable
     private readonly CoreTeam _team;
     private readonly TimeProvider _time;
     private readonly CostModel _cost = new(0.003);
+    private readonly GuessCost _guessCost = new(GuessesWithin);
     private readonly PrefixCache _prefixes;
+    private readonly SwapFile _swap;
     private readonly object _gate = new();
     private readonly LinkedList<Sequence> _waiting = new();
     private readonly List<Sequence> _running = [];
@@ -49,14 +53,18 @@ public sealed partial class DecoderEngine : IDisposable
     private float[]? _logits;
     private bool _stopping;
     private int _seed;
-    private long _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _guessed, _guessedRight;
+    private long _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _swapped, _guessed, _guessedRight;
 
     /// <param name="cacheBytes">Memory for keys and values.</param>
-    public DecoderEngine(Decoder decoder, BytePairTokenizer tokenizer, long cacheBytes, TimeProvider time, int? threads = null)
+    /// <param name="swapBytes">Room on disk for those of answers that gave way; as much as the memory where it is not said.</param>
+    public DecoderEngine(Decoder decoder, BytePairTokenizer tokenizer, long cacheBytes, TimeProvider time, int? threads = null, long? swapBytes = null)
     {
         (_decoder, _tokenizer, _time) = (decoder, tokenizer, time);
-        _blocks = new KeyValueBlocks(decoder.Config, (int)Math.Clamp(cacheBytes / KeyValueBlocks.BytesPerBlock(decoder.Config), 8, 1 << 20));
+        var layout = new KeyValueLayout(decoder.Config);
+        _blocks = new KeyValueBlocks(decoder.Config, (int)Math.Clamp(cacheBytes / layout.PageBytes, 8L * layout.Groups, 1 << 26));
+        MaxTokens = LongestWithin(layout, decoder.Config.MaxTokens, _blocks.Count);
         _prefixes = new PrefixCache(_blocks);
+        _swap = new SwapFile(_blocks, swapBytes ?? cacheBytes, time);
         _team = new CoreTeam(threads ?? Environment.ProcessorCount);
         _ends = [.. decoder.Config.EndTokens, .. new[] { "<|im_end|>", "<|eot_id|>", "<|eot|>", "<|end_of_text|>", "<|endoftext|>" }.Where(tokenizer.Specials.ContainsKey).Select(s => tokenizer.Specials[s])];
         _thread = new Thread(Work) { IsBackground = true, Name = "decoder" };
@@ -66,13 +74,13 @@ public sealed partial class DecoderEngine : IDisposable
     public DecoderConfig Config => _decoder.Config;
 
     /// <summary>Most tokens of a prompt and its answer together.</summary>
-    public int MaxTokens => Math.Min(_decoder.Config.MaxTokens, _blocks.Count * KeyValueBlocks.TokensPerBlock);
+    public int MaxTokens { get; }
 
     public EngineSnapshot Snapshot()
     {
         lock (_gate)
         {
-            return new EngineSnapshot(_running.Count, _waiting.Count, _blocks.Count - _blocks.Free, _blocks.Count, _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _cost.Profile.Error, _guessed, _guessedRight);
+            return new EngineSnapshot(_running.Count, _waiting.Count, _blocks.Count - _blocks.Free, _blocks.Count, _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _swapped, _cost.Profile.Error, _guessed, _guessedRight);
         }
     }
 
@@ -86,7 +94,7 @@ public sealed partial class DecoderEngine : IDisposable
         {
             throw new InvalidRequestException($"The prompt has {prompt.Ids.Length} tokens; this model takes 1 to {MaxTokens - 1}.");
         }
-        var sequence = new Sequence(prompt, sampling, adapter, Now());
+        var sequence = new Sequence(prompt, sampling, adapter, Now(), _blocks);
         lock (_gate)
         {
             ObjectDisposedException.ThrowIf(_stopping, this);
@@ -121,6 +129,7 @@ public sealed partial class DecoderEngine : IDisposable
         }
         _thread.Join();
         _team.Dispose();
+        _swap.Dispose();
         _blocks.Dispose();
         _decoder.Dispose();
     }
@@ -182,6 +191,7 @@ public sealed partial class DecoderEngine : IDisposable
             if (node.Value.Cancelled)
             {
                 _waiting.Remove(node);
+                Release(node.Value);
                 node.Value.Output.Writer.TryComplete();
             }
             node = next;
@@ -194,13 +204,12 @@ public sealed partial class DecoderEngine : IDisposable
         while (_waiting.First is { } first && _running.Count < MaxRunning)
         {
             Sequence sequence = first.Value;
-            int needed = (sequence.Ids.Count / KeyValueBlocks.TokensPerBlock) + 1;
-            if (needed > _blocks.Free + _prefixes.Evictable && _running.Count > 0)
+            if (_blocks.Layout.MostPages(sequence.Ids.Count, MostTokens) > _blocks.Free + _prefixes.Evictable && _running.Count > 0)
             {
                 return;
             }
             _waiting.RemoveFirst();
-            sequence.Computed = _prefixes.Find(sequence.Ids, sequence.Adapter, sequence.Blocks) * KeyValueBlocks.TokensPerBlock;
+            sequence.Computed = _prefixes.Find(sequence.Hashes, sequence.Seed, sequence.Ids, sequence.Blocks) * KeyValueBlocks.TokensPerBlock;
             sequence.Cached = Math.Max(sequence.Cached, sequence.Computed);
             _cachedTokens += sequence.Computed;
             _running.Add(sequence);
@@ -209,6 +218,7 @@ public sealed partial class DecoderEngine : IDisposable
 
     private void Step()
     {
+        Resume();
         double now = Now();
         var states = new DecodingSequence[_running.Count];
         for (int i = 0; i < states.Length; i++)
@@ -225,7 +235,7 @@ public sealed partial class DecoderEngine : IDisposable
         for (int i = 0; i < tokens.Length; i++)
         {
             Sequence s = _running[i];
-            int[] guess = tokens[i] == 1 && tokens.Length <= GuessesWithin ? s.Guess(MaxTokens, _cost.Expect) : [];
+            int[] guess = tokens[i] == 1 && tokens.Length <= GuessesWithin ? s.Guess(MaxTokens, _guessCost.Relative) : [];
             if (tokens[i] > 0 && Reserve(s, s.Computed + tokens[i] + guess.Length))
             {
                 stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i]), .. guess], s.Computed, s.Blocks, s.Adapter, AllLogits: guess.Length > 0, Pictures: s.PicturesFrom(s.Computed, Config.Width)));
@@ -248,7 +258,12 @@ public sealed partial class DecoderEngine : IDisposable
         }
         float[] logits = _logits = _decoder.Forward(stretches, _blocks, _team, _logits);
         double end = Now();
-        _cost.Observe(stretches.Sum(s => s.Tokens.Length), Math.Max(end - now, 1e-6));
+        double seconds = Math.Max(end - now, 1e-6);
+        _cost.Observe(stretches.Sum(s => s.Tokens.Length), seconds);
+        if (members.Count <= GuessesWithin && members.TrueForAll(s => s.Ids.Count - s.Computed == 1))
+        {
+            _guessCost.Observe(members.Count, stretches.Sum(s => s.Tokens.Length - 1), seconds);
+        }
         int row = 0;
         for (int i = 0; i < members.Count; i++)
         {
@@ -261,6 +276,11 @@ public sealed partial class DecoderEngine : IDisposable
                 continue;
             }
             s.Computed += computed.Length;
+            if (s.Generated == 0)
+            {
+                _prefixes.Add(s.Hashes, s.Seed, s.Ids, s.Blocks, s.Computed);
+            }
+            s.Blocks.Forget(s.Computed);
             _promptTokens += s.Generated == 0 ? computed.Length : 0;
             if (s.Computed == s.Ids.Count)
             {
@@ -288,6 +308,7 @@ public sealed partial class DecoderEngine : IDisposable
             }
             right++;
         }
+        s.Blocks.Forget(s.Computed);
         _guessed += computed.Length - 1;
         _guessedRight += right;
         s.Learn(computed.Length - 1, right);
@@ -296,10 +317,6 @@ public sealed partial class DecoderEngine : IDisposable
     /// <returns>True when the answer is at its end.</returns>
     private bool Emit(Sequence s, int token, double now)
     {
-        if (s.Generated == 0)
-        {
-            _prefixes.Add(s.Ids, s.Adapter, s.Blocks);
-        }
         _generatedTokens++;
         s.LastTokenAt = now;
         bool ended = _ends.Contains(token);
@@ -336,26 +353,18 @@ public sealed partial class DecoderEngine : IDisposable
         {
             return false;
         }
-        while (s.Blocks.Count * KeyValueBlocks.TokensPerBlock < tokens)
+        while (!s.Blocks.Grow(tokens))
         {
-            int block = _blocks.Take();
-            if (block < 0 && _prefixes.Evict())
+            if (_prefixes.Evict())
             {
                 continue;
             }
-            if (block < 0)
+            Sequence victim = _running.Where(r => !r.Preempted && r.Blocks.Held > 0).MaxBy(r => r.Arrived)!;
+            GiveWay(victim);
+            if (victim == s)
             {
-                Sequence victim = _running.Where(r => !r.Preempted && r.Blocks.Count > 0).MaxBy(r => r.Arrived)!;
-                victim.Preempted = true;
-                Release(victim);
-                _preemptions++;
-                if (victim == s)
-                {
-                    return false;
-                }
-                continue;
+                return false;
             }
-            s.Blocks.Add(block);
         }
         return true;
     }
@@ -368,18 +377,8 @@ public sealed partial class DecoderEngine : IDisposable
             {
                 _running.Remove(sequence);
                 sequence.Preempted = false;
-                sequence.Computed = 0;
                 _waiting.AddFirst(sequence);
             }
         }
-    }
-
-    private void Release(Sequence sequence)
-    {
-        foreach (int block in sequence.Blocks)
-        {
-            _blocks.Return(block);
-        }
-        sequence.Blocks.Clear();
     }
 }

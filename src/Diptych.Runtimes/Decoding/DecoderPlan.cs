@@ -5,7 +5,7 @@ namespace Diptych.Runtimes.Decoding;
 /// <param name="ActiveParameters">Those that one token passes through.</param>
 /// <param name="WeightBytes">At the given bits.</param>
 /// <param name="KeyValueBytesPerToken">Of the layers that keep every token.</param>
-/// <param name="WindowBytes">Of the layers that keep one chunk: at most, for one sequence.</param>
+/// <param name="WindowBytes">Of the layers that keep one chunk or window: at most, for one sequence.</param>
 /// <param name="SequenceBytes">Keys and values of one sequence at the given context.</param>
 /// <param name="WorkspaceBytes">Activations of a step of 512 tokens, and its logits.</param>
 /// <param name="TotalBytes">Weights, all sequences, workspace.</param>
@@ -43,9 +43,9 @@ public sealed record DecoderPlan(
             long one = 3L * c.Width * (expert ? c.Llama4!.ExpertWidth : c.InnerWidth), router = expert ? (long)c.Width * c.Llama4!.Experts : 0;
             parameters += attention + (2 * c.Width) + router + (expert ? one * (c.Llama4!.Experts + 1) : one);
             active += attention + (2 * c.Width) + router + (expert ? 2 * one : one);
-            (local, global) = c.Llama4?.HasPositions[layer] == true ? (local + 1, global) : (local, global + 1);
+            (local, global) = c.Reach(layer) is null ? (local, global + 1) : (local + 1, global);
         }
-        long row = 2L * c.KeyValueHeads * c.HeadWidth * keyValueBytes, chunk = c.Llama4?.Chunk ?? 0;
+        long row = 2L * c.KeyValueHeads * c.HeadWidth * keyValueBytes, chunk = c.Llama4?.Chunk ?? c.Window ?? 0;
         long Sequence(long tokens) => (global * row * tokens) + (local * row * Math.Min(tokens, chunk));
         long weights = (long)(parameters * weightBits / 8), workspace = 4L * ((StepTokens * ((4L * c.Width) + (2L * c.InnerWidth) + (2L * c.Heads * c.HeadWidth))) + ((long)sequences * c.Vocabulary));
         long total = weights + workspace + (sequences * Sequence(context)), left = memory - weights - workspace;

@@ -13,11 +13,12 @@ public sealed class LocalModel : IChatClient, IContextWindow
     private readonly AdapterSlots _slots;
     private readonly Lazy<TokenTrie> _tokens;
     private readonly PictureReading? _reading;
+    private readonly bool _separatesTenants;
     private readonly Dictionary<string, TextConstraint> _constraints = new(StringComparer.Ordinal);
 
-    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format, IReadOnlyDictionary<string, string> adapters, int slots, PictureReading? reading)
+    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format, IReadOnlyDictionary<string, string> adapters, int slots, PictureReading? reading, bool separatesTenants)
     {
-        (Name, Engine, Tokenizer, _format, _reading) = (name, engine, tokenizer, format, reading);
+        (Name, Engine, Tokenizer, _format, _reading, _separatesTenants) = (name, engine, tokenizer, format, reading, separatesTenants);
         _slots = new AdapterSlots(slots, new Dictionary<string, string>(adapters, StringComparer.Ordinal), Load);
         _tokens = new Lazy<TokenTrie>(() => new TokenTrie([.. Enumerable.Range(0, tokenizer.Count).Select(i => tokenizer.Specials.Values.Contains(i) ? [] : tokenizer.Bytes(i).ToArray())]));
     }
@@ -80,8 +81,10 @@ public sealed class LocalModel : IChatClient, IContextWindow
     /// <param name="adapters">Folders of adapters by name; each is read when it is first asked for.</param>
     /// <param name="reading">What their eyes see with; null leaves them blind.</param>
     /// <param name="slots">Adapters in memory at a time.</param>
+    /// <param name="swapBytes">Room on disk for keys and values of answers that gave way; as much as in memory where it is not said.</param>
+    /// <param name="separatesTenants">Whether what is kept of a prompt serves only the tenant whose prompt it was.</param>
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
-    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = AdapterPlaces)
+    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = AdapterPlaces, long? swapBytes = null, bool separatesTenants = false)
     {
         reading?.Add(name, path);
         foreach (var (adapter, folder) in reading is null ? new Dictionary<string, string>() : adapters ?? new Dictionary<string, string>())
@@ -90,7 +93,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
         }
         var (tokenizer, format) = ReadTokenizer(path);
         Decoder decoder = Decoder.Open(path);
-        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time), tokenizer, format, adapters ?? new Dictionary<string, string>(), slots, reading);
+        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time, swapBytes: swapBytes), tokenizer, format, adapters ?? new Dictionary<string, string>(), slots, reading, separatesTenants);
     }
 
     /// <exception cref="InvalidRequestException">The model's file says of no chat template that is known.</exception>
@@ -192,7 +195,8 @@ public sealed class LocalModel : IChatClient, IContextWindow
     public async IAsyncEnumerable<GeneratedText> GenerateAsync(Prompt prompt, Sampling sampling, [EnumeratorCancellation] CancellationToken cancellation, string? adapter = null)
     {
         using AdapterSlots.Lease? lease = adapter is null ? null : await _slots.TakeAsync(adapter, cancellation).ConfigureAwait(false);
-        await foreach (GeneratedText text in Engine.GenerateAsync(prompt, sampling, lease?.Adapter, cancellation).ConfigureAwait(false))
+        Prompt owned = _separatesTenants ? prompt with { Owner = RequestTerms.Current.Tenant } : prompt;
+        await foreach (GeneratedText text in Engine.GenerateAsync(owned, sampling, lease?.Adapter, cancellation).ConfigureAwait(false))
         {
             yield return text;
         }
@@ -226,7 +230,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
             Stop = options?.StopSequences is { } stops ? [.. stops] : [],
             Constraint = options?.ResponseFormat is ChatResponseFormatJson json ? SchemaConstraint(json.Schema?.GetRawText() ?? SchemaReader.AnyObject) : null,
         };
-        await foreach (GeneratedText text in Engine.GenerateAsync(prompt, sampling, null, cancellationToken).ConfigureAwait(false))
+        await foreach (GeneratedText text in GenerateAsync(prompt, sampling, cancellationToken).ConfigureAwait(false))
         {
             var update = new ChatResponseUpdate(ChatRole.Assistant, text.Text) { ModelId = Name };
             if (text.Finish is not null)

@@ -46,8 +46,8 @@ public static class ModelCases
             if (file.Tensors.TryGetValue("mm_input_ids", out StoredTensor? mixed) && file.Tensors.TryGetValue("mm_logits", out StoredTensor? answers))
             {
                 int[] tokens = Ids(file, mixed);
-                using KeyValueBlocks cache = Cache(decoder, tokens.Length + KeyValueBlocks.TokensPerBlock);
-                float[] actual = decoder.Forward([new Stretch(tokens, 0, Blocks(cache, tokens.Length), lora, AllLogits: true, Pictures: pictures)], cache, team);
+                using var cache = KeyValueBlocks.Holding(decoder.Config, tokens.Length);
+                float[] actual = decoder.Forward([new Stretch(tokens, 0, SequenceBlocks.For(cache, tokens.Length), lora, AllLogits: true, Pictures: pictures)], cache, team);
                 cases.Add(Compare("mm_logits", actual, file.Floats(answers), decoder.Config.Vocabulary, tokens.Length));
             }
         }
@@ -61,8 +61,8 @@ public static class ModelCases
 
     private static VerifiedCase Logits(Decoder decoder, LoraAdapter? lora, CoreTeam team, int[] ids, int length, float[] expected)
     {
-        using KeyValueBlocks cache = Cache(decoder, ids.Length + (ids.Length / length * KeyValueBlocks.TokensPerBlock));
-        Stretch[] rows = [.. ids.Chunk(length).Select(row => new Stretch(row, 0, Blocks(cache, length), lora, AllLogits: true))];
+        using var cache = KeyValueBlocks.Holding(decoder.Config, ids.Length, ids.Length / length);
+        Stretch[] rows = [.. ids.Chunk(length).Select(row => new Stretch(row, 0, SequenceBlocks.For(cache, length), lora, AllLogits: true))];
         float[] actual = decoder.Forward(rows, cache, team);
         return Compare("logits", actual, expected, decoder.Config.Vocabulary, length);
     }
@@ -84,8 +84,9 @@ public static class ModelCases
 
     private static VerifiedCase Greedy(Decoder decoder, LoraAdapter? lora, CoreTeam team, int[] prompt, int[] expected)
     {
-        using KeyValueBlocks cache = Cache(decoder, expected.Length + KeyValueBlocks.TokensPerBlock);
-        List<int> blocks = Blocks(cache, expected.Length), ids = [.. prompt];
+        using var cache = KeyValueBlocks.Holding(decoder.Config, expected.Length);
+        var blocks = SequenceBlocks.For(cache, expected.Length);
+        List<int> ids = [.. prompt];
         float[] logits = decoder.Forward([new Stretch(prompt, 0, blocks, lora)], cache, team);
         while (ids.Count < expected.Length)
         {
@@ -98,10 +99,6 @@ public static class ModelCases
         }
         return new VerifiedCase("greedy_ids", 0, true);
     }
-
-    private static KeyValueBlocks Cache(Decoder decoder, int tokens) => new(decoder.Config, (tokens / KeyValueBlocks.TokensPerBlock) + 1);
-
-    private static List<int> Blocks(KeyValueBlocks cache, int tokens) => [.. Enumerable.Range(0, (tokens + KeyValueBlocks.TokensPerBlock - 1) / KeyValueBlocks.TokensPerBlock).Select(_ => cache.Take())];
 
     private static int[] Ids(SafeTensorsFile file, StoredTensor tensor) => [.. file.Floats(tensor).Select(v => (int)v)];
 }

@@ -52,10 +52,10 @@ public static class Perplexity
     /// <summary>Mean negative log-likelihood of each token but the first, in nats.</summary>
     private static double Surprise(Decoder decoder, int[] ids)
     {
-        int blocks = (ids.Length / KeyValueBlocks.TokensPerBlock) + 1, vocabulary = decoder.Config.Vocabulary;
-        using var cache = new KeyValueBlocks(decoder.Config, blocks);
+        int vocabulary = decoder.Config.Vocabulary;
+        using var cache = KeyValueBlocks.Holding(decoder.Config, ids.Length);
         using var team = new CoreTeam(Environment.ProcessorCount);
-        float[] logits = decoder.Forward([new Stretch(ids, 0, [.. Enumerable.Range(0, blocks).Select(_ => cache.Take())], AllLogits: true)], cache, team);
+        float[] logits = decoder.Forward([new Stretch(ids, 0, SequenceBlocks.For(cache, ids.Length), AllLogits: true)], cache, team);
         double sum = 0;
         for (int i = 0; i + 1 < ids.Length; i++)
         {

@@ -8,7 +8,11 @@ namespace Diptych.Runtimes.Decoding;
 /// <summary>A prompt: ids, and what stands in place of those below zero.</summary>
 /// <param name="Ids">An id below zero is a picture's token; its value tells one picture from another.</param>
 /// <param name="Pictures">[picture tokens, width], in their order; null where there are none.</param>
-public sealed record Prompt(int[] Ids, float[]? Pictures = null);
+public sealed record Prompt(int[] Ids, float[]? Pictures = null)
+{
+    /// <summary>Whose prompts alone may find what was kept of this one's beginning, and the other way round; empty for anyone's.</summary>
+    public string Owner { get; init; } = "";
+}
 
 /// <summary>What a decoder sees of a picture.</summary>
 /// <param name="Tokens">[tokens, width]</param>

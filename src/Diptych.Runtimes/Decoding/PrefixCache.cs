@@ -1,86 +1,151 @@
 using System.IO.Hashing;
 using System.Runtime.InteropServices;
+using System.Text;
 
 namespace Diptych.Runtimes.Decoding;
 
 /// <summary>
 /// Whole blocks of prompts by a hash chained from the first block on (of 128 bits, so that two beginnings are not taken for one), with the
-/// adapter in it. A block that is found is shared; the least recently used that nobody else uses leaves when memory is needed.
+/// adapter and whose prompt it is in it. A page that is found is shared; when memory is needed the ends of what was not used for longest
+/// leave first.
 /// </summary>
-internal sealed class PrefixCache(KeyValueBlocks blocks)
+internal sealed class PrefixCache(KeyValueBlocks memory)
 {
-    private readonly Dictionary<UInt128, LinkedListNode<(UInt128 Hash, int Block)>> _nodes = [];
-    private readonly LinkedList<(UInt128 Hash, int Block)> _order = new();
+    private const int Tokens = KeyValueBlocks.TokensPerBlock;
+    private readonly Dictionary<UInt128, LinkedListNode<Block>> _blocks = [];
+    private readonly LinkedList<Block> _order = new();
 
-    /// <summary>Blocks that only this cache holds.</summary>
-    public int Evictable => _order.Count(n => blocks.Users(n.Block) == 1);
+    /// <summary>Pages that only this cache holds.</summary>
+    public int Evictable => _order.Sum(b => b.Pages.Count(p => p != SequenceBlocks.None && memory.Users(p) == 1));
 
-    /// <summary>Shares the blocks of the longest known beginning. The last token is always left to compute, since its logits are needed.</summary>
+    /// <summary>What a chain begins with.</summary>
+    /// <param name="owner">Who alone may find these blocks; empty for anyone.</param>
+    public static UInt128 Seed(LoraAdapter? adapter, string owner) => XxHash128.HashToUInt128(Encoding.UTF8.GetBytes($"{adapter?.Name}\0{owner}"));
+
+    /// <summary>
+    /// Shares the pages of the longest known beginning that can be gone on from: where layers see a window, the pages of the last one are
+    /// needed. The last token is always left to compute, since its logits are wanted.
+    /// </summary>
+    /// <param name="hashes">Of the sequence's blocks so far; grows.</param>
     /// <returns>Blocks found.</returns>
-    public int Find(List<int> ids, LoraAdapter? adapter, List<int> into)
+    public int Find(List<UInt128> hashes, UInt128 seed, List<int> ids, SequenceBlocks into)
     {
-        int found = 0;
-        foreach (UInt128 hash in Hashes(ids, adapter, ids.Count - 1))
+        Extend(hashes, seed, ids, (ids.Count - 1) / Tokens);
+        var known = new List<LinkedListNode<Block>>();
+        int found = 0, groups = into.Groups;
+        int[] run = new int[groups];
+        foreach (UInt128 hash in hashes)
         {
-            if (!_nodes.TryGetValue(hash, out var node))
+            if (known.Count >= (ids.Count - 1) / Tokens || !_blocks.TryGetValue(hash, out LinkedListNode<Block>? node))
             {
                 break;
             }
-            _order.Remove(node);
-            _order.AddFirst(node);
-            blocks.Share(node.Value.Block);
-            into.Add(node.Value.Block);
-            found++;
+            known.Add(node);
+            bool enough = true;
+            for (int group = 0; group < groups; group++)
+            {
+                run[group] = node.Value.Pages[group] == SequenceBlocks.None ? 0 : run[group] + 1;
+                enough &= run[group] >= known.Count - (memory.Layout.FirstSeen(group, known.Count * Tokens) / Tokens);
+            }
+            found = enough ? known.Count : found;
+        }
+        for (int group = 0; group < groups; group++)
+        {
+            int first = memory.Layout.FirstSeen(group, found * Tokens) / Tokens;
+            for (int i = 0; i < found; i++)
+            {
+                int page = i < first ? SequenceBlocks.None : known[i].Value.Pages[group];
+                if (page != SequenceBlocks.None)
+                {
+                    memory.Share(page);
+                }
+                into.Of(group).Add(page);
+            }
+        }
+        for (int i = found - 1; i >= 0; i--)
+        {
+            Touch(known[i]);
         }
         return found;
     }
 
-    /// <summary>Keeps the whole blocks of a prompt that was computed.</summary>
-    public void Add(List<int> ids, LoraAdapter? adapter, List<int> from)
+    /// <summary>Keeps the whole blocks of a prompt that are computed, before any of their pages is given back.</summary>
+    /// <param name="computed">Tokens of the prompt that are.</param>
+    public void Add(List<UInt128> hashes, UInt128 seed, List<int> ids, SequenceBlocks pages, int computed)
     {
-        int i = 0;
-        foreach (UInt128 hash in Hashes(ids, adapter, ids.Count))
+        Extend(hashes, seed, ids, computed / Tokens);
+        for (int i = (computed / Tokens) - 1; i >= 0; i--)
         {
-            if (i < from.Count && !_nodes.ContainsKey(hash))
+            if (_blocks.TryGetValue(hashes[i], out LinkedListNode<Block>? node))
             {
-                blocks.Share(from[i]);
-                _nodes.Add(hash, _order.AddFirst((hash, from[i])));
+                Touch(node);
             }
-            i++;
+            else
+            {
+                int[] none = new int[pages.Groups];
+                Array.Fill(none, SequenceBlocks.None);
+                _blocks.Add(hashes[i], node = _order.AddFirst(new Block(hashes[i], none)));
+            }
+            for (int group = 0; group < pages.Groups; group++)
+            {
+                int page = pages.Of(group)[i];
+                if (node.Value.Pages[group] == SequenceBlocks.None && page != SequenceBlocks.None)
+                {
+                    memory.Share(page);
+                    node.Value.Pages[group] = page;
+                }
+            }
         }
     }
 
-    /// <returns>False where no block can leave.</returns>
+    /// <returns>False where no page can leave.</returns>
     public bool Evict()
     {
-        for (var node = _order.Last; node is not null; node = node.Previous)
+        for (LinkedListNode<Block>? node = _order.Last; node is not null; node = node.Previous)
         {
-            if (blocks.Users(node.Value.Block) == 1)
+            int[] pages = node.Value.Pages;
+            bool freed = false;
+            for (int group = 0; group < pages.Length; group++)
             {
-                blocks.Return(node.Value.Block);
-                _nodes.Remove(node.Value.Hash);
-                _order.Remove(node);
+                if (pages[group] != SequenceBlocks.None && memory.Users(pages[group]) == 1)
+                {
+                    memory.Return(pages[group]);
+                    pages[group] = SequenceBlocks.None;
+                    freed = true;
+                }
+            }
+            if (freed)
+            {
+                if (Array.TrueForAll(pages, p => p == SequenceBlocks.None))
+                {
+                    _blocks.Remove(node.Value.Hash);
+                    _order.Remove(node);
+                }
                 return true;
             }
         }
         return false;
     }
 
-    private static IEnumerable<UInt128> Hashes(List<int> ids, LoraAdapter? adapter, int tokens)
+    private void Touch(LinkedListNode<Block> node)
     {
-        UInt128 before = XxHash128.HashToUInt128(System.Text.Encoding.UTF8.GetBytes(adapter?.Name ?? ""));
-        for (int at = 0; at + KeyValueBlocks.TokensPerBlock <= tokens; at += KeyValueBlocks.TokensPerBlock)
+        _order.Remove(node);
+        _order.AddFirst(node);
+    }
+
+    private static void Extend(List<UInt128> hashes, UInt128 seed, List<int> ids, int blocks)
+    {
+        while (hashes.Count < blocks)
         {
-            yield return before = Chain(before, ids, at);
+            UInt128 before = hashes.Count == 0 ? seed : hashes[^1];
+            var hash = new XxHash128();
+            Span<ulong> head = [(ulong)(before >> 64), (ulong)before];
+            hash.Append(MemoryMarshal.AsBytes(head));
+            hash.Append(MemoryMarshal.AsBytes(CollectionsMarshal.AsSpan(ids).Slice(hashes.Count * Tokens, Tokens)));
+            hashes.Add(hash.GetCurrentHashAsUInt128());
         }
     }
 
-    private static UInt128 Chain(UInt128 before, List<int> ids, int at)
-    {
-        var hash = new XxHash128();
-        Span<ulong> head = [(ulong)(before >> 64), (ulong)before];
-        hash.Append(MemoryMarshal.AsBytes(head));
-        hash.Append(MemoryMarshal.AsBytes(CollectionsMarshal.AsSpan(ids).Slice(at, KeyValueBlocks.TokensPerBlock)));
-        return hash.GetCurrentHashAsUInt128();
-    }
+    /// <param name="Pages">By group; none where it was given back.</param>
+    private sealed record Block(UInt128 Hash, int[] Pages);
 }

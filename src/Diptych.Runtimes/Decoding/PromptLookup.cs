@@ -21,8 +21,8 @@ internal sealed class PromptLookup
     private int _kind;
 
     /// <param name="most">Tokens at the most.</param>
-    /// <param name="seconds">What a step of so many tokens takes.</param>
-    public int[] Guess(List<int> ids, int most, Func<int, double> seconds)
+    /// <param name="time">What a step of so many tokens takes, in any unit.</param>
+    public int[] Guess(List<int> ids, int most, Func<int, double> time)
     {
         // The last tokens are what is looked for: they are not yet among what was read.
         for (int end = Math.Max(2, _read); end < ids.Count; end++)
@@ -44,7 +44,7 @@ internal sealed class PromptLookup
             common++;
         }
         _kind = Array.FindIndex(InCommon, c => common <= c) is >= 0 and var kind ? kind : InCommon.Length;
-        int count = Worthwhile(_right[_kind] / _seen[_kind], Math.Min(Math.Min(Longest, most), ids.Count - from), seconds);
+        int count = Worthwhile(_right[_kind] / _seen[_kind], Math.Min(Math.Min(Longest, most), ids.Count - from), time);
         return count == 0 ? [] : [.. ids.GetRange(from, count).TakeWhile(id => id >= 0)];
     }
 
@@ -57,17 +57,17 @@ internal sealed class PromptLookup
     }
 
     /// <summary>The length at which the most tokens are expected in the least time; 0 where no guess is worth it.</summary>
-    private static int Worthwhile(double chance, int most, Func<int, double> seconds)
+    private static int Worthwhile(double chance, int most, Func<int, double> time)
     {
-        double best = 1 / seconds(1), reached = 1, expected = 1;
+        double best = 1 / time(1), reached = 1, expected = 1;
         int length = 0;
         for (int n = 1; n <= most; n++)
         {
             reached *= chance;
             expected += reached;
-            if (expected / seconds(n + 1) > best)
+            if (expected / time(n + 1) > best)
             {
-                (best, length) = (expected / seconds(n + 1), n);
+                (best, length) = (expected / time(n + 1), n);
             }
         }
         return length;

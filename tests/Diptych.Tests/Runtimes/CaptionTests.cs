@@ -23,8 +23,8 @@ public sealed class CaptionTests
         using Decoder decoder = Decoder.Open(Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), WeightFormat.F32);
         using LoraAdapter adapter = LoraAdapter.Load(Folder, decoder.Config);
         using var team = new CoreTeam(2);
-        using var cache = new KeyValueBlocks(decoder.Config, 8);
-        List<int> blocks = [.. Enumerable.Range(0, 8).Select(_ => cache.Take())];
+        using var cache = KeyValueBlocks.Holding(decoder.Config, 128);
+        var blocks = SequenceBlocks.For(cache, 128);
         using var golden = JsonDocument.Parse(File.ReadAllBytes(Shared.Require("golden", "starter-vlm", "captions.json")));
         var tensors = new SafeTensors(Shared.Require("golden", "starter-vlm", "tensors.safetensors"));
         int[] before = Ints(golden.RootElement.GetProperty("prompt_before")), after = Ints(golden.RootElement.GetProperty("prompt_after"));

@@ -9,8 +9,10 @@ public sealed class DecoderEngineTests
 {
     private static readonly CancellationToken None = CancellationToken.None;
 
-    [Fact]
-    public async Task An_answer_is_the_same_alone_beside_others_with_a_known_beginning_and_after_it_gave_way()
+    [Theory]
+    [InlineData(0)]
+    [InlineData(64)]
+    public async Task An_answer_is_the_same_alone_beside_others_with_a_known_beginning_and_after_it_gave_way(int swapMegabytes)
     {
         string long_ = string.Join(' ', Enumerable.Repeat("The lighthouse stands on a rock, and the keeper climbs its stairs each night.", 12));
         string[] questions = ["What stands on the rock?", "Who climbs the stairs?", "Count to ten.", "Name a colour.", "Say hello.", "What is the capital of Italy?"];
@@ -26,7 +28,7 @@ public sealed class DecoderEngineTests
         string[] together = await Task.WhenAll(questions.Select(async q => (await AnswerAsync(crowded, $"{long_} {q}")).Text));
         Assert.Equal(expected, together);
 
-        // Two begin, and as their answers grow there is no memory for both: one gives its blocks back and is computed anew.
+        // Two begin, and as their answers grow there is no memory for both: one gives its pages back, and gets them from disk or is computed anew.
         var long40 = new Sampling { MaxTokens = 40, Bias = new Dictionary<int, float> { [0] = -100, [2] = -100 } };
         string[] others = [.. Enumerable.Range(1, 3).Select(i => $"{i}. {long_}")];
         string[] apart = new string[3];
@@ -34,9 +36,10 @@ public sealed class DecoderEngineTests
         {
             apart[i] = (await AnswerAsync(alone, others[i], long40)).Text;
         }
-        using var tight = Open(24 << 20);
+        using var tight = Open(24 << 20, swapMegabytes);
         Assert.Equal(apart, await Task.WhenAll(others.Select(async o => (await AnswerAsync(tight, o, long40)).Text)));
-        Assert.True(tight.Engine.Snapshot().Preemptions > 0, $"{tight.Engine.Snapshot()}");
+        EngineSnapshot after = tight.Engine.Snapshot();
+        Assert.True(after.Preemptions > 0 && (after.Swapped > 0) == (swapMegabytes > 0), $"{after}");
     }
 
     [Theory]
@@ -113,7 +116,7 @@ public sealed class DecoderEngineTests
         Assert.Equal("�", new TextStream([]) is var broken && broken.Add(euro.AsSpan(0, 1)).Length == 0 ? broken.End() : "");
     }
 
-    private static LocalModel Open(long cacheBytes) => LocalModel.Open("smollm2", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), cacheBytes, TimeProvider.System);
+    private static LocalModel Open(long cacheBytes, int swapMegabytes = 0) => LocalModel.Open("smollm2", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), cacheBytes, TimeProvider.System, swapBytes: (long)swapMegabytes << 20);
 
     private static async Task<(string Text, string Finish)> AnswerAsync(LocalModel model, string question, Sampling? sampling = null)
     {

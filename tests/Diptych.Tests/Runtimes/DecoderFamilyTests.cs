@@ -25,13 +25,18 @@ public sealed class DecoderFamilyTests : IDisposable
         Make(type, headWidth, biases, headNorms, window);
         using Decoder decoder = Decoder.Open(_folder);
         using var team = new CoreTeam(2);
-        using var cache = new KeyValueBlocks(decoder.Config, 8);
-        int[] ids = [.. Enumerable.Range(0, 23).Select(i => (i * 17) % Vocabulary)];
-        List<int> blocks = [.. Enumerable.Range(0, 2).Select(_ => cache.Take())];
+        int[] ids = [.. Enumerable.Range(0, 60).Select(i => (i * 17) % Vocabulary)];
+        using var cache = KeyValueBlocks.Holding(decoder.Config, ids.Length);
+        var blocks = SequenceBlocks.For(cache, ids.Length);
         double[][] expected = Plain(ids, headWidth, window);
-        // In two chunks, so that keys of the first are read by the second.
-        float[] first = decoder.Forward([new Stretch(ids[..9], 0, blocks, AllLogits: true)], cache, team), rest = decoder.Forward([new Stretch(ids[9..], 9, blocks, AllLogits: true)], cache, team);
-        float[] logits = [.. first, .. rest];
+        // In chunks, so that keys of the first are read by the second, and those that no window holds are given back.
+        var logits = new List<float>();
+        foreach (var (from, to) in new[] { (0, 9), (9, 38), (38, 60) })
+        {
+            logits.AddRange(decoder.Forward([new Stretch(ids[from..to], from, blocks, AllLogits: true)], cache, team)[..((to - from) * Vocabulary)]);
+            blocks.Forget(to);
+        }
+        Assert.Equal(window is null ? 4 : 1, blocks.Held);
         for (int i = 0; i < ids.Length; i++)
         {
             for (int v = 0; v < Vocabulary; v++)

@@ -91,7 +91,8 @@ public sealed class DecoderTests
         using Decoder decoder = Decoder.Open(directory);
         DecoderPlan tiny = DecoderPlan.Of(decoder.Config, 32, 4, 1 << 30, 100, 1, 0);
         Assert.InRange(decoder.ByteSize, 0.98 * tiny.WeightBytes, 1.02 * tiny.WeightBytes);
-        Assert.Equal(KeyValueBlocks.BytesPerBlock(decoder.Config), 16 * tiny.KeyValueBytesPerToken);
+        var layout = new KeyValueLayout(decoder.Config);
+        Assert.Equal(layout.Groups * layout.PageBytes, 16 * tiny.KeyValueBytesPerToken);
     }
 
     [Fact]
@@ -100,10 +101,10 @@ public sealed class DecoderTests
         using Decoder decoder = Decoder.Open(Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like", "config.json"))!);
         using LoraAdapter adapter = LoraAdapter.Load(Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like-lora-0", "adapter_config.json"))!, decoder.Config);
         using var team = new CoreTeam(2);
-        using var cache = new KeyValueBlocks(decoder.Config, 32);
+        using var cache = KeyValueBlocks.Holding(decoder.Config, 32 * 16);
         int[] a = [5, 9, 30, 11, 400, 7], b = [.. Enumerable.Range(1, 33)], c = [77];
-        float[] alone = decoder.Forward([new Stretch(a, 0, Take(cache, 1))], cache, team);
-        float[] together = decoder.Forward([new Stretch(b, 0, Take(cache, 3), adapter), new Stretch(a, 0, Take(cache, 1)), new Stretch(c, 0, Take(cache, 1), adapter)], cache, team);
+        float[] alone = decoder.Forward([new Stretch(a, 0, SequenceBlocks.For(cache, 16))], cache, team);
+        float[] together = decoder.Forward([new Stretch(b, 0, SequenceBlocks.For(cache, 48), adapter), new Stretch(a, 0, SequenceBlocks.For(cache, 16)), new Stretch(c, 0, SequenceBlocks.For(cache, 16), adapter)], cache, team);
         Assert.Equal(alone, together[decoder.Config.Vocabulary..(2 * decoder.Config.Vocabulary)]);
     }
 
@@ -210,27 +211,27 @@ public sealed class DecoderTests
     private static void AssertLogits(Decoder decoder, SafeTensorsFile cases, LoraAdapter? adapter)
     {
         using var team = new CoreTeam(2);
-        using var cache = new KeyValueBlocks(decoder.Config, 16);
+        using var cache = KeyValueBlocks.Holding(decoder.Config, 16 * 16);
         int[] ids = Ids(cases, "input_ids");
         int half = ids.Length / 2;
         float[] logits = decoder.Forward(
-            [new Stretch(ids[..half], 0, Take(cache, 4), adapter, AllLogits: true), new Stretch(ids[half..], 0, Take(cache, 4), adapter, AllLogits: true)], cache, team);
+            [new Stretch(ids[..half], 0, SequenceBlocks.For(cache, 64), adapter, AllLogits: true), new Stretch(ids[half..], 0, SequenceBlocks.For(cache, 64), adapter, AllLogits: true)], cache, team);
         Assert.True(logits.Zip(cases.Floats(cases.Tensors["logits"]), (x, y) => Math.Abs(x - y)).Max() <= 2e-4);
     }
 
     private static float[] Logits(Decoder decoder, int[] prompt)
     {
         using var team = new CoreTeam(2);
-        using var cache = new KeyValueBlocks(decoder.Config, (prompt.Length / 16) + 1);
-        return decoder.Forward([new Stretch(prompt, 0, Take(cache, (prompt.Length / 16) + 1))], cache, team);
+        using var cache = KeyValueBlocks.Holding(decoder.Config, prompt.Length);
+        return decoder.Forward([new Stretch(prompt, 0, SequenceBlocks.For(cache, prompt.Length))], cache, team);
     }
 
     /// <summary>Reads a text: at each token the likeliest next one, the real next one's negative log-likelihood, and the last logits.</summary>
     private static (int[] Best, float[] Likelihoods, float[] Last) Read(Decoder decoder, int[] text)
     {
         using var team = new CoreTeam(2);
-        using var cache = new KeyValueBlocks(decoder.Config, (text.Length / 16) + 1);
-        List<int> blocks = Take(cache, (text.Length / 16) + 1);
+        using var cache = KeyValueBlocks.Holding(decoder.Config, text.Length);
+        var blocks = SequenceBlocks.For(cache, text.Length);
         int vocabulary = decoder.Config.Vocabulary;
         var best = new List<int>();
         var likelihoods = new List<float>();
@@ -261,8 +262,9 @@ public sealed class DecoderTests
     private static int[] Greedy(Decoder decoder, int[] prompt, int length, int chunk)
     {
         using var team = new CoreTeam(2);
-        using var cache = new KeyValueBlocks(decoder.Config, (length / 16) + 1);
-        List<int> blocks = Take(cache, (length / 16) + 1), ids = [.. prompt];
+        using var cache = KeyValueBlocks.Holding(decoder.Config, length);
+        var blocks = SequenceBlocks.For(cache, length);
+        List<int> ids = [.. prompt];
         float[] logits = [];
         for (int at = 0; at < prompt.Length; at += chunk)
         {
@@ -275,8 +277,6 @@ public sealed class DecoderTests
         }
         return [.. ids];
     }
-
-    private static List<int> Take(KeyValueBlocks cache, int count) => [.. Enumerable.Range(0, count).Select(_ => cache.Take())];
 
     private static int[] Ids(SafeTensorsFile file, string name) => [.. file.Floats(file.Tensors[name]).Select(v => (int)v)];
 

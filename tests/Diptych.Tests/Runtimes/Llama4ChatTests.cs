@@ -64,9 +64,16 @@ public sealed class Llama4ChatTests : IDisposable
 
     private LocalModel Open(InferenceService inference, PreparationPool preparation)
     {
+        Write(_folder);
+        return LocalModel.Open("tiny", _folder, 16 << 20, TimeProvider.System, reading: new PictureReading(inference, StarterModel.ImageDecoder(), preparation, Shared.Starter));
+    }
+
+    /// <summary>The tiny checkpoint, and a tokenizer for it.</summary>
+    internal static void Write(string folder)
+    {
         foreach (string file in new[] { "config.json", "model.safetensors" })
         {
-            File.Copy(Shared.Require("golden", "tiny", "llama4-scout-like", file), Path.Combine(_folder, file));
+            File.Copy(Shared.Require("golden", "tiny", "llama4-scout-like", file), Path.Combine(folder, file));
         }
         // GPT-2's way to write each byte as a letter.
         var vocabulary = new Dictionary<string, int>();
@@ -75,14 +82,13 @@ public sealed class Llama4ChatTests : IDisposable
             bool plain = b is (>= '!' and <= '~') or (>= 0xA1 and <= 0xAC) or (>= 0xAE and <= 0xFF);
             vocabulary.Add(((char)(plain ? b : 256 + other++)).ToString(), b);
         }
-        File.WriteAllText(Path.Combine(_folder, "tokenizer.json"), JsonSerializer.Serialize(new
+        File.WriteAllText(Path.Combine(folder, "tokenizer.json"), JsonSerializer.Serialize(new
         {
             model = new { type = "BPE", vocab = vocabulary, merges = Array.Empty<string>() },
             added_tokens = Markers.Select((m, i) => new { content = m, id = 256 + i }),
             pre_tokenizer = new { type = "ByteLevel" },
         }));
-        File.WriteAllText(Path.Combine(_folder, "chat_template.jinja"), "{{ '<|header_start|>' }}");
-        return LocalModel.Open("tiny", _folder, 16 << 20, TimeProvider.System, reading: new PictureReading(inference, StarterModel.ImageDecoder(), preparation, Shared.Starter));
+        File.WriteAllText(Path.Combine(folder, "chat_template.jinja"), "{{ '<|header_start|>' }}");
     }
 
     private static async Task<string> AnswerAsync(LocalModel model, string picture)
