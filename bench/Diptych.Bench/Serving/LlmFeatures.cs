@@ -2,6 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Text.Json;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
+using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Diptych.Tests.Runtimes;
 using Microsoft.Extensions.AI;

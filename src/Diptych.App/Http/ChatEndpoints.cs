@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using Diptych.Core;
+using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 
 namespace Diptych.App.Http;
@@ -36,8 +37,8 @@ internal static class ChatEndpoints
         _ => throw new InvalidRequestException("content is a string, or a list of parts."),
     };
 
-    /// <summary>The conversation as the model's format knows it: calls and what they answered are written out, pictures fetched.</summary>
-    public static async Task<List<ChatTurn>> TurnsAsync(IReadOnlyList<ChatRequestMessage> messages, string? told, UrlSource urls, CancellationToken cancellation)
+    /// <summary>The conversation as the model's format knows it: pictures are fetched; calls and what they answered are written out where its template does not.</summary>
+    public static async Task<List<ChatTurn>> TurnsAsync(IReadOnlyList<ChatRequestMessage> messages, LocalModel model, string? told, UrlSource urls, CancellationToken cancellation)
     {
         if (messages.Count == 0)
         {
@@ -50,6 +51,8 @@ internal static class ChatEndpoints
             {
                 "system" or "developer" => new ChatTurn("system", Words(m.Content)),
                 "user" => await UserAsync(m.Content, urls, cancellation),
+                "assistant" when model.TakesAnswers => new ChatTurn("assistant", Words(m.Content), Calls: m.ToolCalls?.Select(c => new ChatCall(c.Id ?? "", c.Function.Name, Arguments(c))).ToList()),
+                "tool" when model.TakesAnswers => new ChatTurn("tool", Words(m.Content), AnswersCall: m.ToolCallId),
                 "assistant" => new ChatTurn("assistant", m.ToolCalls is { Count: > 0 } calls ? string.Join('\n', calls.Select(c => $"{{\"name\": {JsonSerializer.Serialize(c.Function.Name)}, \"arguments\": {c.Function.Arguments}}}")) : Words(m.Content)),
                 "tool" => new ChatTurn("user", $"The function answered: {Words(m.Content)}"),
                 _ => throw new InvalidRequestException($"'{m.Role}' is no role: system, user, assistant or tool."),
@@ -63,6 +66,18 @@ internal static class ChatEndpoints
             turns.Insert(0, first);
         }
         return turns;
+    }
+
+    private static JsonElement Arguments(ToolCall call)
+    {
+        try
+        {
+            return JsonElement.Parse(call.Function.Arguments);
+        }
+        catch (JsonException)
+        {
+            throw new InvalidRequestException($"tool_calls: the arguments of '{call.Function.Name}' are no JSON.");
+        }
     }
 
     /// <summary>A turn of words and pictures, in their order.</summary>
@@ -94,7 +109,7 @@ internal static class ChatEndpoints
     {
         var (model, adapter) = Model(product, body.Model);
         Tools? tools = Tools.Of(body);
-        Prompt prompt = await model.WriteAsync(await TurnsAsync(body.Messages, tools?.Words, urls, cancellation), adapter, cancellation);
+        Prompt prompt = await model.WriteAsync(await TurnsAsync(body.Messages, model, model.TakesTools ? null : tools?.Words, urls, cancellation), adapter, cancellation, model.TakesTools ? tools?.Definitions : null);
         Sampling[] samplings = body.ToSamplings(model);
         if (tools?.Schema is { } schema)
         {
@@ -108,18 +123,18 @@ internal static class ChatEndpoints
             Answer[] answers = await Task.WhenAll(samplings.Select(s => WholeAsync(model, prompt, s, adapter, cancellation)));
             return Results.Ok(Completion(false, [.. answers.Select((a, i) =>
             {
-                ToolCall? call = tools?.Read(a.Text);
-                return new ChatChoice(i, new ChatMessageBody("assistant", call is null ? a.Text : null, call is null ? null : [call]), null, Chances(model, a.Chances), call is null ? a.Last.Finish : "tool_calls");
+                var (text, calls) = tools?.Read(a.Text) ?? (a.Text, null);
+                return new ChatChoice(i, new ChatMessageBody("assistant", text, calls), null, Chances(model, a.Chances), calls is null ? a.Last.Finish : "tool_calls");
             })], Usage([.. answers.Select(a => a.Last)])));
         }
         var held = new StringBuilder[samplings.Length];
         var begun = new bool[samplings.Length];
         await StreamAsync(http, model, prompt, samplings, adapter, body.StreamOptions?.IncludeUsage == true, (index, part) =>
         {
-            string text = part.Text;
+            string? text = part.Text;
             string? finish = part.Finish;
             string? role = begun[index] ? null : "assistant";
-            ToolCall? call = null;
+            IReadOnlyList<ToolCall>? calls = null;
             if (tools is not null)
             {
                 // What may be a call is held back until it is one or cannot be.
@@ -129,16 +144,16 @@ internal static class ChatEndpoints
                 {
                     return null;
                 }
-                call = tools.Read(all);
-                (text, finish) = call is null ? (all, finish) : ("", "tool_calls");
+                (text, calls) = tools.Read(all);
+                finish = calls is null ? finish : "tool_calls";
                 held[index].Clear();
             }
-            if (text.Length == 0 && finish is null && role is null && part.Chance is null)
+            if (string.IsNullOrEmpty(text) && finish is null && role is null && part.Chance is null)
             {
                 return null;
             }
             begun[index] = true;
-            var delta = new ChatMessageBody(role, call is null ? text : null, call is null ? null : [call with { Index = 0 }]);
+            var delta = new ChatMessageBody(role, text, calls?.Select((c, i) => c with { Index = i }).ToList());
             return Completion(true, [new ChatChoice(index, null, delta, Chances(model, part.Chance is null ? [] : [part.Chance]), finish)], null);
         }, usage => Completion(true, [], usage), cancellation);
         return Results.Empty;

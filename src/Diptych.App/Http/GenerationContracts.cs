@@ -174,6 +174,9 @@ public sealed record ChatRequestMessage
     public JsonElement? Content { get; init; }
 
     public IReadOnlyList<ToolCall>? ToolCalls { get; init; }
+
+    [Description("In a tool's turn: the id of the call that it answers.")]
+    public string? ToolCallId { get; init; }
 }
 
 /// <summary>A function that may be called.</summary>

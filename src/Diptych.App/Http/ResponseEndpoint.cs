@@ -16,7 +16,7 @@ internal static class ResponseEndpoint
         {
             throw new InvalidRequestException("previous_response_id: responses are not kept; send the conversation as input.");
         }
-        Prompt prompt = await model.WriteAsync(await ChatEndpoints.TurnsAsync(Messages(body.Input), body.Instructions, urls, cancellation), adapter, cancellation);
+        Prompt prompt = await model.WriteAsync(await ChatEndpoints.TurnsAsync(Messages(body.Input), model, body.Instructions, urls, cancellation), adapter, cancellation);
         if (body.Temperature is < 0 or > 2 || body.TopP is <= 0 or > 1 || body.MaxOutputTokens is < 1)
         {
             throw new InvalidRequestException("temperature is 0 to 2, top_p above 0 and at most 1, max_output_tokens at least 1.");

@@ -1,3 +1,4 @@
+using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Diptych.Core;
@@ -5,8 +6,8 @@ using Diptych.Core;
 namespace Diptych.App.Http;
 
 /// <summary>
-/// Calls of functions: the model is told of them in words, and answers with the call as JSON. Where a call is required the answer is held
-/// to its schema, so that it always is one.
+/// Calls of functions. A model whose template takes functions is told of them as it was taught; any other is told in words, and answers with
+/// the call as JSON. Where a call is required the answer is held to its schema, so that it always is one.
 /// </summary>
 internal sealed class Tools
 {
@@ -61,25 +62,64 @@ internal sealed class Tools
     public string Words => "You can call these functions. To call one, answer with nothing but JSON: {\"name\": the function, \"arguments\": {…}}.\n"
         + string.Join('\n', _offered.Select(t => JsonSerializer.Serialize(new { name = t.Function.Name, description = t.Function.Description, parameters = Parameters(t) }, Json.Options)));
 
-    /// <summary>Whether what has come so far may be a call.</summary>
-    public bool MayBeCall(string text) => _required || text.AsSpan().TrimStart() is [] or ['{', ..];
+    /// <summary>The functions as they were offered, for a template that writes them itself.</summary>
+    public JsonElement Definitions => JsonSerializer.SerializeToElement(_offered, Json.Options);
 
-    /// <returns>Null where the answer is plain text.</returns>
-    public ToolCall? Read(string text)
+    /// <summary>Whether what has come so far may be a call.</summary>
+    public bool MayBeCall(string text) => _required || text.AsSpan().TrimStart() is [] or ['{', ..]
+        || Array.Exists(Marks, mark => text.Contains(mark, StringComparison.Ordinal) || mark.StartsWith(text.Trim(), StringComparison.Ordinal));
+
+    /// <summary>What an answer says and calls.</summary>
+    /// <returns>No calls where it is plain text; no text where it is calls alone.</returns>
+    public (string? Text, IReadOnlyList<ToolCall>? Calls) Read(string text)
     {
+        int begin = Marks.Select(mark => text.IndexOf(mark, StringComparison.Ordinal)).Where(i => i >= 0).DefaultIfEmpty(0).Min();
+        string before = text[..begin].Trim(), rest = Marks.Concat(["</tool_call>"]).Aggregate(text[begin..], (left, mark) => left.Replace(mark, " ", StringComparison.Ordinal));
+        var calls = new List<ToolCall>();
+        byte[] bytes = Encoding.UTF8.GetBytes(rest);
         try
         {
-            using var json = JsonDocument.Parse(text);
-            return json.RootElement.ValueKind == JsonValueKind.Object && json.RootElement.TryGetProperty("name", out JsonElement name) && name.ValueKind == JsonValueKind.String
-                && _offered.Any(t => t.Function.Name == name.GetString()) && json.RootElement.TryGetProperty("arguments", out JsonElement arguments) && arguments.ValueKind == JsonValueKind.Object
-                ? new ToolCall { Id = $"call_{Guid.NewGuid():N}", Function = new FunctionCall(name.GetString()!, arguments.GetRawText()) }
-                : null;
+            for (int at = Next(bytes, 0); at < bytes.Length; at = Next(bytes, at))
+            {
+                var reader = new Utf8JsonReader(bytes.AsSpan(at));
+                JsonElement value = JsonElement.ParseValue(ref reader);
+                at += (int)reader.BytesConsumed;
+                foreach (JsonElement one in value.ValueKind == JsonValueKind.Array ? [.. value.EnumerateArray()] : new[] { value })
+                {
+                    if (Call(one) is not { } call)
+                    {
+                        return (text, null);
+                    }
+                    calls.Add(call);
+                }
+            }
         }
         catch (JsonException)
         {
-            return null;
+            return (text, null);
         }
+        return calls.Count == 0 ? (text, null) : (before.Length > 0 ? before : null, calls);
     }
+
+    /// <summary>What models begin a call with, each as its family was taught: Qwen and Hermes, Mistral, Llama 3.</summary>
+    private static readonly string[] Marks = ["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"];
+
+    /// <summary>Past blanks, and what Llama 3 puts between calls.</summary>
+    private static int Next(byte[] bytes, int at)
+    {
+        while (at < bytes.Length && bytes[at] is (byte)' ' or (byte)'\n' or (byte)'\r' or (byte)'\t' or (byte)';')
+        {
+            at++;
+        }
+        return at;
+    }
+
+    /// <returns>Null where it is no call of a function that is offered.</returns>
+    private ToolCall? Call(JsonElement json) =>
+        json.ValueKind == JsonValueKind.Object && json.TryGetProperty("name", out JsonElement name) && name.ValueKind == JsonValueKind.String && _offered.Any(t => t.Function.Name == name.GetString())
+            && (json.TryGetProperty("arguments", out JsonElement arguments) || json.TryGetProperty("parameters", out arguments)) && arguments.ValueKind == JsonValueKind.Object
+            ? new ToolCall { Id = $"call_{Guid.NewGuid():N}"[..14], Function = new FunctionCall(name.GetString()!, arguments.GetRawText()) }
+            : null;
 
     private static JsonNode Parameters(ToolDefinition tool) => tool.Function.Parameters is { ValueKind: JsonValueKind.Object } schema ? JsonNode.Parse(schema.GetRawText())! : new JsonObject { ["type"] = "object" };
 }

@@ -1,6 +1,8 @@
 using System.Runtime.CompilerServices;
+using System.Text.Json;
 using Diptych.Core;
 using Diptych.Inference;
+using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Structured;
 using Microsoft.Extensions.AI;
 
@@ -10,15 +12,17 @@ namespace Diptych.Runtimes.Decoding;
 public sealed class LocalModel : IChatClient, IContextWindow
 {
     private readonly ChatFormat? _format;
+    private readonly string? _formatProblem;
     private readonly AdapterSlots _slots;
     private readonly Lazy<TokenTrie> _tokens;
     private readonly PictureReading? _reading;
     private readonly bool _separatesTenants;
     private readonly Dictionary<string, TextConstraint> _constraints = new(StringComparer.Ordinal);
 
-    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, ChatFormat? format, IReadOnlyDictionary<string, string> adapters, int slots, PictureReading? reading, bool separatesTenants)
+    private LocalModel(string name, DecoderEngine engine, BytePairTokenizer tokenizer, (ChatFormat? Format, string? Problem) format, IReadOnlyDictionary<string, string> adapters, int slots, PictureReading? reading, bool separatesTenants)
     {
-        (Name, Engine, Tokenizer, _format, _reading, _separatesTenants) = (name, engine, tokenizer, format, reading, separatesTenants);
+        (Name, Engine, Tokenizer, _reading, _separatesTenants) = (name, engine, tokenizer, reading, separatesTenants);
+        (_format, _formatProblem) = format;
         _slots = new AdapterSlots(slots, new Dictionary<string, string>(adapters, StringComparer.Ordinal), Load);
         _tokens = new Lazy<TokenTrie>(() => new TokenTrie([.. Enumerable.Range(0, tokenizer.Count).Select(i => tokenizer.Specials.Values.Contains(i) ? [] : tokenizer.Bytes(i).ToArray())]));
     }
@@ -91,25 +95,32 @@ public sealed class LocalModel : IChatClient, IContextWindow
         {
             reading!.Add(adapter, folder);
         }
-        var (tokenizer, format) = ReadTokenizer(path);
+        BytePairTokenizer tokenizer = ReadTokenizer(path);
         Decoder decoder = Decoder.Open(path);
-        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time, swapBytes: swapBytes), tokenizer, format, adapters ?? new Dictionary<string, string>(), slots, reading, separatesTenants);
+        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time, swapBytes: swapBytes), tokenizer, ReadFormat(path, tokenizer, time), adapters ?? new Dictionary<string, string>(), slots, reading, separatesTenants);
     }
 
-    /// <exception cref="InvalidRequestException">The model's file says of no chat template that is known.</exception>
-    public int[] Write(IEnumerable<ChatTurn> turns) => _format is null
-        ? throw new InvalidRequestException($"{Name} has no chat template that is known; use it for completions.")
-        : Tokenizer.Encode(_format.Write([.. turns]), specials: true);
+    /// <summary>Whether its template writes functions that can be called as the model was taught.</summary>
+    public bool TakesTools => _format?.TakesTools == true;
+
+    /// <summary>Whether its template writes calls, and what they answered.</summary>
+    public bool TakesAnswers => _format?.TakesAnswers == true;
+
+    /// <param name="tools">Functions that may be called, as OpenAI's dialect defines them; null for none.</param>
+    /// <exception cref="InvalidRequestException">The model has no chat template, or one that cannot be read or does not take this conversation.</exception>
+    public int[] Write(IEnumerable<ChatTurn> turns, JsonElement? tools = null) => _format is null
+        ? throw new InvalidRequestException($"{Name} has no chat template; use it for completions. {_formatProblem}".TrimEnd())
+        : Tokenizer.Encode(_format.Write([.. turns], tools), specials: true);
 
     /// <summary>A conversation as ids, its pictures seen by the adapter's eye.</summary>
     /// <param name="adapter">Name of the adapter that answers; null for none.</param>
     /// <exception cref="InvalidRequestException">There is a picture and no eye for it, or one cannot be read.</exception>
-    public async Task<Prompt> WriteAsync(IReadOnlyList<ChatTurn> turns, string? adapter, CancellationToken cancellation)
+    public async Task<Prompt> WriteAsync(IReadOnlyList<ChatTurn> turns, string? adapter, CancellationToken cancellation, JsonElement? tools = null)
     {
         byte[][] pictures = [.. turns.SelectMany(t => t.Pictures ?? [])];
         if (pictures.Length == 0)
         {
-            return new Prompt(Write(turns));
+            return new Prompt(Write(turns, tools));
         }
         // An adapter without an eye of its own sees with the model's.
         string? eye = _reading?.Sees(adapter) == true ? adapter : _reading?.Sees(Name) == true ? Name : null;
@@ -119,7 +130,12 @@ public sealed class LocalModel : IChatClient, IContextWindow
             throw new InvalidRequestException($"{Name}{(adapter is null ? "" : $":{adapter}")} does not read pictures.{(seeing.Length > 0 ? $" Use {string.Join(" or ", seeing)}." : "")}");
         }
         SeenPicture[] seen = await Task.WhenAll(pictures.Select(p => _reading!.SeeAsync(eye, p, cancellation))).ConfigureAwait(false);
-        string[] pieces = (_format ?? ChatFormat.ChatMl).Write(turns).Split(ChatTurn.PictureMark);
+        // Captioners were trained on bare turns.
+        string[] pieces = (_format is null || eye == adapter ? ChatFormat.ChatMl : _format).Write(turns, tools).Split(ChatTurn.PictureMark);
+        if (pieces.Length != pictures.Length + 1)
+        {
+            throw new InvalidRequestException($"{Name}'s chat template does not take pictures.");
+        }
         var ids = new List<int>();
         for (int i = 0; i < pieces.Length; i++)
         {
@@ -260,26 +276,35 @@ public sealed class LocalModel : IChatClient, IContextWindow
         return new ChatTurn(message.Role.Value, string.Concat(pictures.Select(_ => $"{ChatTurn.PictureMark}\n")) + message.Text.Replace(ChatTurn.PictureMark, ' '), pictures);
     }
 
-    internal static (BytePairTokenizer Tokenizer, ChatFormat? Format) ReadTokenizer(string path)
+    /// <exception cref="InvalidDataException">It has no tokenizer that is read.</exception>
+    internal static BytePairTokenizer ReadTokenizer(string path)
     {
         if (File.Exists(path))
         {
             using var file = new GgufFile(path);
-            return (BytePairTokenizer.FromGguf(file), ChatFormat.Of(file.String("tokenizer.chat_template")));
+            return BytePairTokenizer.FromGguf(file);
         }
-        string model = Path.Combine(path, "tokenizer.json"), settings = Path.Combine(path, "tokenizer_config.json"), template = Path.Combine(path, "chat_template.jinja");
-        ChatFormat? format = ChatFormat.Of(File.Exists(template) ? File.ReadAllText(template) : File.Exists(settings) ? File.ReadAllText(settings) : null);
-        if (File.Exists(model))
+        string model = Path.Combine(path, "tokenizer.json"), tiktoken = Path.Combine(path, "tokenizer.model");
+        return File.Exists(model) ? BytePairTokenizer.FromJson(model)
+            : File.Exists(tiktoken) ? BytePairTokenizer.FromTiktoken(tiktoken) : throw new InvalidDataException($"{path} has no tokenizer.json and no tokenizer.model.");
+    }
+
+    /// <summary>The model's way to write a conversation. One that cannot be read takes nothing from it but chat.</summary>
+    private static (ChatFormat? Format, string? Problem) ReadFormat(string path, BytePairTokenizer tokenizer, TimeProvider time)
+    {
+        try
         {
-            return (BytePairTokenizer.FromJson(model), format);
+            if (!File.Exists(path))
+            {
+                return (ChatFormat.Of(path, tokenizer, time), null);
+            }
+            using var file = new GgufFile(path);
+            return (ChatFormat.Of(file, tokenizer, time), null);
         }
-        string tiktoken = Path.Combine(path, "tokenizer.model");
-        if (!File.Exists(tiktoken))
+        catch (InvalidDataException error)
         {
-            throw new InvalidDataException($"{path} has no tokenizer.json and no tokenizer.model.");
+            return (null, error.Message);
         }
-        var tokenizer = BytePairTokenizer.FromTiktoken(tiktoken);
-        return (tokenizer, format ?? (tokenizer.Specials.ContainsKey("<|header_start|>") ? ChatFormat.Llama4 : ChatFormat.Llama3));
     }
 
     public object? GetService(Type serviceType, object? serviceKey = null) => serviceKey is null && serviceType.IsInstanceOfType(this) ? this : null;

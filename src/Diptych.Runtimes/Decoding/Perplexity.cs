@@ -38,7 +38,7 @@ public static class Perplexity
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
     public static IReadOnlyList<FormatCost> Measure(string path)
     {
-        int[] ids = [.. LocalModel.ReadTokenizer(path).Tokenizer.Encode(Text).Take(MostTokens)];
+        int[] ids = [.. LocalModel.ReadTokenizer(path).Encode(Text).Take(MostTokens)];
         var costs = new List<FormatCost>();
         foreach (WeightFormat format in new[] { WeightFormat.F32, WeightFormat.AsStored, WeightFormat.Int8, WeightFormat.Int4 })
         {

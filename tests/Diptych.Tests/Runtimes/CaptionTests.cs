@@ -1,6 +1,7 @@
 using System.Text.Json;
 using Diptych.Inference;
 using Diptych.Runtimes;
+using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Microsoft.Extensions.AI;
 using Xunit;

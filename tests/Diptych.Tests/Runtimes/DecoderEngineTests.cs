@@ -1,4 +1,5 @@
 using Diptych.Core;
+using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Xunit;
 

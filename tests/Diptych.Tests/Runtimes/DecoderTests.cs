@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Xunit;
 
@@ -23,7 +24,7 @@ public sealed class DecoderTests
         using var file = new GgufFile(SmolLm);
         var tokenizer = BytePairTokenizer.FromGguf(file);
         AssertIds("smollm2", tokenizer);
-        ChatFormat format = ChatFormat.Of(file.String("tokenizer.chat_template"))!;
+        ChatFormat format = ChatFormat.Of(file, BytePairTokenizer.FromGguf(file), TimeProvider.System)!;
         foreach (string line in File.ReadLines(Shared.Require("golden", "tokenizers", "smollm2-chat.jsonl")))
         {
             using var json = JsonDocument.Parse(line);

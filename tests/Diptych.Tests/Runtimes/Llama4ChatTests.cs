@@ -1,6 +1,7 @@
 using System.Text.Json;
 using Diptych.Inference;
 using Diptych.Runtimes;
+using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Microsoft.Extensions.AI;
 using Xunit;
@@ -88,7 +89,11 @@ public sealed class Llama4ChatTests : IDisposable
             added_tokens = Markers.Select((m, i) => new { content = m, id = 256 + i }),
             pre_tokenizer = new { type = "ByteLevel" },
         }));
-        File.WriteAllText(Path.Combine(folder, "chat_template.jinja"), "{{ '<|header_start|>' }}");
+        File.WriteAllText(Path.Combine(folder, "chat_template.jinja"), """
+            {{- bos_token }}{%- for m in messages %}
+            {{- '<|header_start|>' + m['role'] + '<|header_end|>\n\n' + (m.content | trim) + '<|eot|>' }}
+            {%- endfor %}{%- if add_generation_prompt %}{{- '<|header_start|>assistant<|header_end|>\n\n' }}{%- endif %}
+            """);
     }
 
     private static async Task<string> AnswerAsync(LocalModel model, string picture)

@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using Diptych.Core;
+using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Structured;
 using NJsonSchema;
