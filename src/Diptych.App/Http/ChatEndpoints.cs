@@ -162,7 +162,8 @@ internal static class ChatEndpoints
     private static async Task<IResult> CompleteAsync(CompletionRequest body, HttpContext http, Product product, TimeProvider time, CancellationToken cancellation)
     {
         var (model, adapter) = Model(product, body.Model);
-        var prompt = new Prompt(model.Tokenizer.Encode(Words(body.Prompt), specials: true));
+        int[] ids = model.Tokenizer.Encode(Words(body.Prompt), specials: true);
+        var prompt = new Prompt(model.Tokenizer.Begin is { } begin && (ids.Length == 0 || ids[0] != begin) ? [begin, .. ids] : ids);
         Sampling[] samplings = body.ToSamplings(model);
         string id = $"cmpl-{Guid.NewGuid():N}";
         long created = time.GetUtcNow().ToUnixTimeSeconds();

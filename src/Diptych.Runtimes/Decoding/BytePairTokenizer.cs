@@ -2,14 +2,16 @@ using System.Globalization;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
+using Diptych.Runtimes.Text;
 
 namespace Diptych.Runtimes.Decoding;
 
 /// <summary>
-/// Byte-level byte pair encoding, as Llama 3, Llama 4 and GPT-2's descendants have it: the text is cut by a pattern, and within each piece
-/// the neighbours whose union comes first in the vocabulary's order are joined until none is left (Sennrich et al. 2016).
+/// Byte pair encoding (Sennrich et al. 2016): the text is cut by a pattern, and within each piece the neighbours whose union comes first in
+/// the vocabulary's order are joined until none is left. It begins with bytes, as Llama 3, Llama 4 and GPT-2's descendants have it; or with
+/// characters, and bytes only where there is no token for one, as SentencePiece has it in Llama 2, Mistral and Gemma.
 /// </summary>
-public sealed class BytePairTokenizer
+public sealed partial class BytePairTokenizer
 {
     /// <summary>Llama 3's cut.</summary>
     public const string Llama3 = @"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -30,23 +32,27 @@ public sealed class BytePairTokenizer
     private readonly Regex _cut;
     private readonly Regex? _special;
     private readonly Dictionary<string, int> _specials;
+    private readonly SpacePrefix? _characters;
 
-    private BytePairTokenizer(byte[][] bytes, Dictionary<(int, int), (int, int)> merges, string cut, Dictionary<string, int> specials)
+    /// <param name="characters">For tokens of characters: where a text is given a space to begin with; null for tokens of bytes.</param>
+    private BytePairTokenizer(byte[][] bytes, Dictionary<(int, int), (int, int)> merges, string cut, Dictionary<string, int> specials, SpacePrefix? characters = null, int[]? byteIds = null)
     {
         _bytes = bytes;
+        _characters = characters;
         _merges = merges;
         _specials = specials;
         _ids = [];
+        HashSet<int> apart = [.. specials.Values, .. byteIds ?? []];
         for (int id = 0; id < bytes.Length; id++)
         {
-            if (bytes[id].Length > 0 && !specials.ContainsValue(id))
+            if (bytes[id].Length > 0 && !apart.Contains(id))
             {
                 _ids.TryAdd(Latin(bytes[id]), id);
             }
         }
         for (int b = 0; b < 256; b++)
         {
-            _byteIds[b] = _ids.GetValueOrDefault(((char)b).ToString(), -1);
+            _byteIds[b] = byteIds is null ? _ids.GetValueOrDefault(((char)b).ToString(), -1) : byteIds[b];
         }
         _cut = new Regex(cut, RegexOptions.CultureInvariant | RegexOptions.Compiled, TimeSpan.FromSeconds(10));
         _special = specials.Count == 0 ? null : new Regex(
@@ -54,6 +60,12 @@ public sealed class BytePairTokenizer
     }
 
     public int Count => _bytes.Length;
+
+    /// <summary>The token that texts begin with; null where they begin with none.</summary>
+    public int? Begin { get; private init; }
+
+    /// <summary>What is done to a text before it is cut.</summary>
+    private Func<string, string>? Normalize { get; init; }
 
     /// <summary>Ids of markers such as <c>&lt;|im_end|&gt;</c>.</summary>
     public IReadOnlyDictionary<string, int> Specials => _specials;
@@ -104,7 +116,7 @@ public sealed class BytePairTokenizer
         };
         var all = markers.ToDictionary(m => m.Name, m => bytes.Count + m.At, StringComparer.Ordinal);
         // Numbers that no text of ours has stand for the markers that Meta reserved.
-        return new BytePairTokenizer([.. Enumerable.Range(0, bytes.Count + markerCount).Select(i => i < bytes.Count ? bytes[i] : SpecialBytes(all, i))], merges, cut, all);
+        return new BytePairTokenizer([.. Enumerable.Range(0, bytes.Count + markerCount).Select(i => i < bytes.Count ? bytes[i] : SpecialBytes(all, i))], merges, cut, all) { Begin = all["<|begin_of_text|>"] };
     }
 
     private const int Llama3Tokens = 128_000, Llama4Tokens = 200_000;
@@ -125,9 +137,15 @@ public sealed class BytePairTokenizer
     /// <exception cref="InvalidDataException">It is of a kind that is not read.</exception>
     public static BytePairTokenizer FromGguf(GgufFile file)
     {
+        bool pieces = file.String("tokenizer.ggml.model") == "llama";
+        int? begin = (file.Flag("tokenizer.ggml.add_bos_token") ?? pieces) && file.Number("tokenizer.ggml.bos_token_id") is { } id ? (int)id : null;
+        if (pieces && file.List("tokenizer.ggml.tokens") is { } texts && file.List("tokenizer.ggml.scores") is { } scores && file.List("tokenizer.ggml.token_type") is { } kinds)
+        {
+            return OfScores([.. texts.Cast<string>()], [.. scores.Select(s => Convert.ToSingle(s, CultureInfo.InvariantCulture))], [.. kinds.Select(k => Convert.ToInt32(k, CultureInfo.InvariantCulture))], file.Flag("tokenizer.ggml.add_space_prefix") ?? true, begin);
+        }
         if (file.String("tokenizer.ggml.model") != "gpt2" || file.List("tokenizer.ggml.tokens") is not { } tokens || file.List("tokenizer.ggml.merges") is not { } merges)
         {
-            throw new InvalidDataException($"{file.Path}: tokenizers of kind '{file.String("tokenizer.ggml.model")}' are not read; byte-level ones are.");
+            throw new InvalidDataException($"{file.Path}: tokenizers of kind '{file.String("tokenizer.ggml.model")}' are not read; byte-level ones (gpt2) and SentencePiece's byte pairs (llama) are.");
         }
         var types = file.List("tokenizer.ggml.token_type");
         string cut = file.String("tokenizer.ggml.pre") switch
@@ -138,10 +156,10 @@ public sealed class BytePairTokenizer
             "qwen2" => Qwen,
             var other => throw new InvalidDataException($"{file.Path}: the cut '{other}' is not known."),
         };
-        return Of([.. tokens.Cast<string>()], [.. merges.Cast<string>()], cut, i => types is not null && Convert.ToInt32(types[i], CultureInfo.InvariantCulture) is 3 or 4);
+        return Of([.. tokens.Cast<string>()], [.. merges.Cast<string>()], cut, i => types is not null && Convert.ToInt32(types[i], CultureInfo.InvariantCulture) is 3 or 4, begin);
     }
 
-    /// <summary>Reads a tokenizer.json of a byte-level model.</summary>
+    /// <summary>Reads a tokenizer.json whose model is byte pair encoding.</summary>
     /// <exception cref="InvalidDataException">It is of a kind that is not read.</exception>
     public static BytePairTokenizer FromJson(string path)
     {
@@ -158,9 +176,13 @@ public sealed class BytePairTokenizer
                 tokens[id] = text;
             }
             string[] merges = [.. model.GetProperty("merges").EnumerateArray().Select(m => m.ValueKind == JsonValueKind.String ? m.GetString()! : $"{m[0].GetString()} {m[1].GetString()}")];
-            string text_ = json.RootElement.GetProperty("pre_tokenizer").GetRawText();
-            string cut = text_.Contains("{1,3}", StringComparison.Ordinal) ? text_.Contains("\\\\p{Lu}", StringComparison.Ordinal) ? Llama4 : Llama3 : text_.Contains("(?i:'s", StringComparison.Ordinal) ? Qwen : SmolLm;
-            return Of(tokens, merges, cut, i => added.ContainsValue(i));
+            HashSet<int> markers = [.. added.Values];
+            JsonElement cuts = json.RootElement.TryGetProperty("pre_tokenizer", out JsonElement before) ? before : default;
+            int? begin = BeginOf(json.RootElement);
+            Func<string, string>? normalize = json.RootElement.TryGetProperty("normalizer", out JsonElement normalizer) && normalizer.ValueKind == JsonValueKind.Object ? TextNormalizer.Read(normalizer.Clone()) : null;
+            return cuts.ValueKind == JsonValueKind.Object && cuts.GetRawText().Contains("ByteLevel", StringComparison.Ordinal)
+                ? Of(tokens, merges, CutOf(cuts), markers.Contains, begin, normalize)
+                : OfPieces(tokens, PairsOf(tokens, merges), markers.Contains, cuts.ValueKind == JsonValueKind.Object && cuts.GetProperty("type").GetString() == "Metaspace" ? SpacePrefixes.Of(cuts) : SpacePrefix.Never, begin, normalize);
         }
         catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or ArgumentException)
         {
@@ -177,12 +199,12 @@ public sealed class BytePairTokenizer
         {
             foreach (Match marker in _special.Matches(text))
             {
-                EncodePlain(text[at..marker.Index], ids);
+                EncodePlain(text[at..marker.Index], ids, at == 0);
                 ids.Add(_specials[marker.Value]);
                 at = marker.Index + marker.Length;
             }
         }
-        EncodePlain(text[at..], ids);
+        EncodePlain(text[at..], ids, at == 0);
         return [.. ids];
     }
 
@@ -191,18 +213,29 @@ public sealed class BytePairTokenizer
 
     public string Decode(IEnumerable<int> ids) => Encoding.UTF8.GetString([.. ids.SelectMany(i => _bytes[i])]);
 
-    private void EncodePlain(string text, List<int> ids)
+    /// <param name="first">Whether the text begins here, and not behind a marker.</param>
+    internal void EncodePlain(string text, List<int> ids, bool first)
     {
+        if (text.Length == 0)
+        {
+            return;
+        }
+        text = Normalize?.Invoke(text) ?? text;
+        if (_characters is { } prefix && text.Length > 0)
+        {
+            text = text.Replace(SpaceMark, ' ');
+            text = prefix.Applies(first) && text[0] != ' ' ? $" {text}" : text;
+        }
         var (shape, starts) = Shape(text);
         foreach (Match piece in _cut.Matches(shape))
         {
             byte[] bytes = Encoding.UTF8.GetBytes(text[starts[piece.Index]..starts[piece.Index + piece.Length]]);
-            if (_ids.TryGetValue(Latin(bytes), out int whole))
+            if (_characters is null && _ids.TryGetValue(Latin(bytes), out int whole))
             {
                 ids.Add(whole);
                 continue;
             }
-            Join(bytes, ids);
+            Join(_characters is null ? [.. bytes.Select(b => _byteIds[b])] : Characters(bytes), ids);
         }
     }
 
@@ -241,31 +274,47 @@ public sealed class BytePairTokenizer
         return (shape.ToString(), starts);
     }
 
-    private void Join(byte[] bytes, List<int> ids)
+    /// <summary>Joins neighbours, the pair of the lowest rank first, of equals the leftmost.</summary>
+    private void Join(List<int> parts, List<int> ids)
     {
-        var parts = bytes.Select(b => _byteIds[b]).ToList();
-        while (parts.Count > 1)
+        int[] next = [.. Enumerable.Range(1, parts.Count)], last = [.. Enumerable.Range(-1, parts.Count)];
+        var pairs = new PriorityQueue<(int At, int Left, int Right, int Union), (int Rank, int At)>();
+        for (int i = 0; i + 1 < parts.Count; i++)
         {
-            int best = -1;
-            (int Rank, int Id) first = (int.MaxValue, 0);
-            for (int i = 0; i + 1 < parts.Count; i++)
-            {
-                if (_merges.TryGetValue((parts[i], parts[i + 1]), out var merge) && merge.Rank < first.Rank)
-                {
-                    (best, first) = (i, merge);
-                }
-            }
-            if (best < 0)
-            {
-                break;
-            }
-            parts[best] = first.Id;
-            parts.RemoveAt(best + 1);
+            Offer(i);
         }
-        ids.AddRange(parts);
+        while (pairs.TryDequeue(out var pair, out _))
+        {
+            int right = next[pair.At];
+            // What was joined since is not what was offered.
+            if (right >= parts.Count || parts[pair.At] != pair.Left || parts[right] != pair.Right)
+            {
+                continue;
+            }
+            (parts[pair.At], parts[right]) = (pair.Union, -1);
+            next[pair.At] = next[right];
+            if (next[right] < parts.Count)
+            {
+                last[next[right]] = pair.At;
+                Offer(pair.At);
+            }
+            if (last[pair.At] >= 0)
+            {
+                Offer(last[pair.At]);
+            }
+        }
+        ids.AddRange(parts.Where(p => p >= 0));
+
+        void Offer(int at)
+        {
+            if (_merges.TryGetValue((parts[at], parts[next[at]]), out var merge))
+            {
+                pairs.Enqueue((at, parts[at], parts[next[at]], merge.Id), (merge.Rank, at));
+            }
+        }
     }
 
-    private static BytePairTokenizer Of(string[] tokens, string[] merges, string cut, Func<int, bool> isSpecial)
+    private static BytePairTokenizer Of(string[] tokens, string[] merges, string cut, Func<int, bool> isSpecial, int? begin, Func<string, string>? normalize = null)
     {
         var specials = new Dictionary<string, int>(StringComparer.Ordinal);
         byte[][] bytes = new byte[tokens.Length][];
@@ -277,6 +326,11 @@ public sealed class BytePairTokenizer
             }
             bytes[id] = isSpecial(id) ? Encoding.UTF8.GetBytes(tokens[id]) : [.. tokens[id].Select(c => CharBytes.TryGetValue(c, out byte b) ? b : (byte)'?')];
         }
+        return new BytePairTokenizer(bytes, PairsOf(tokens, merges), cut, specials) { Begin = begin, Normalize = normalize };
+    }
+
+    private static Dictionary<(int, int), (int, int)> PairsOf(string[] tokens, string[] merges)
+    {
         var ids = new Dictionary<string, int>(StringComparer.Ordinal);
         for (int id = 0; id < tokens.Length; id++)
         {
@@ -291,7 +345,7 @@ public sealed class BytePairTokenizer
                 pairs.TryAdd((left, right), (rank, union));
             }
         }
-        return new BytePairTokenizer(bytes, pairs, cut, specials);
+        return pairs;
     }
 
     private static byte[] SpecialBytes(Dictionary<string, int> specials, int id) => Encoding.UTF8.GetBytes(specials.FirstOrDefault(s => s.Value == id).Key ?? "");

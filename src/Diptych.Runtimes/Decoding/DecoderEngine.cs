@@ -25,7 +25,7 @@ public sealed record EngineSnapshot(int Running, int Waiting, int BlocksUsed, in
 public sealed partial class DecoderEngine : IDisposable
 {
     /// <summary>Tokens of one step at most and at least.</summary>
-    private const int MostTokens = 512, LeastTokens = 8;
+    private const int MostTokens = 512, LeastTokens = 6;
 
     /// <summary>How much longer a step may take for a prompt's sake, in steps without one: the hundredth stays within twice.</summary>
     private const double SmoothStep = 1.45;

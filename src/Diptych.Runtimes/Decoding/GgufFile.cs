@@ -43,6 +43,8 @@ public sealed class GgufFile : TensorFile
 
     public string? String(string key) => _metadata.GetValueOrDefault(key) as string;
 
+    public bool? Flag(string key) => _metadata.GetValueOrDefault(key) as bool?;
+
     public double? Number(string key) => _metadata.GetValueOrDefault(key) is { } value and not (string or object[] or bool) ? Convert.ToDouble(value, System.Globalization.CultureInfo.InvariantCulture) : null;
 
     public IReadOnlyList<object>? List(string key) => _metadata.GetValueOrDefault(key) as object[];

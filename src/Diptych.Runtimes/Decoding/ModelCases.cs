@@ -21,7 +21,7 @@ public static class ModelCases
         {
             throw new InvalidDataException($"{adapter ?? directory} has no cases.safetensors to run.");
         }
-        if (adapter is null && Encoders.DualEncoder.IsIn(directory))
+        if (adapter is null && Encoders.DualEncoder.IsIn(directory) && Encoders.DualEncoder.HasWeights(directory))
         {
             return Encoders.EncoderCases.Run(directory);
         }

@@ -3,16 +3,19 @@ using System.Text.Json;
 using Diptych.Core;
 using Diptych.Inference;
 using Diptych.Runtimes.Decoding;
+using Diptych.Runtimes.Onnx;
+using Diptych.Runtimes.Text;
 
 namespace Diptych.Runtimes.Encoders;
 
 /// <summary>
-/// A pair of towers for text and pictures, CLIP's or SigLIP's, from the folder of Hugging Face's layout: config.json, model.safetensors,
-/// preprocessor_config.json, and CLIP's tokenizer. Both run as models of the inference service.
+/// A pair of towers for text and pictures, CLIP's or SigLIP's, from the folder of Hugging Face's layout: config.json, its ONNX exports or
+/// model.safetensors, preprocessor_config.json, and the tokenizer. Both run as models of the inference service.
 /// </summary>
 public sealed class DualEncoder : IEncoder
 {
-    private const string Output = "embedding";
+    private const string Output = OnnxEncoder.Vector;
+    private const int UsualSide = 224;
     private readonly InferenceService _service;
     private readonly IImageDecoder _images;
     private readonly PreparationPool _preparation;
@@ -34,7 +37,10 @@ public sealed class DualEncoder : IEncoder
     public string ImageModel => $"{_name}-image";
 
     /// <summary>Whether the folder holds such a pair.</summary>
-    public static bool IsIn(string directory) => Kind(directory) is not null && File.Exists(Path.Combine(directory, "model.safetensors"));
+    public static bool IsIn(string directory) => Kind(directory) is not null && (ExportedPair.Find(directory) is not null || HasWeights(directory));
+
+    /// <summary>Whether its weights are there, and not its exports alone.</summary>
+    public static bool HasWeights(string directory) => File.Exists(Path.Combine(directory, "model.safetensors"));
 
     /// <summary>Reads everything but the weights, and makes the towers known to the service; they are loaded when first asked for.</summary>
     /// <exception cref="InvalidDataException">It is no pair that can be run; the message says why.</exception>
@@ -42,6 +48,10 @@ public sealed class DualEncoder : IEncoder
     {
         bool siglip = Kind(directory) == "siglip";
         using JsonDocument config = Config(directory);
+        if (ExportedPair.Find(directory) is { } exports)
+        {
+            return Open(name, directory, exports, config.RootElement, siglip, service, images, preparation);
+        }
         using var file = new SafeTensorsFile(Path.Combine(directory, "model.safetensors"));
         using var text = new TextTower(file, config.RootElement.GetProperty("text_config"), siglip);
         using var image = new ImageTower(file, config.RootElement.GetProperty("vision_config"), siglip);
@@ -51,7 +61,7 @@ public sealed class DualEncoder : IEncoder
         }
         PictureScaling scaling = PictureScaling.Read(directory, image.Side, siglip);
         string revision = Convert.ToHexStringLower(SHA256.HashData(File.ReadAllBytes(Path.Combine(directory, "config.json"))))[..12];
-        var encoder = new DualEncoder(name, service, images, preparation, scaling, ClipTokenizer.Open(directory, text.MaxTokens), text.Dimensions);
+        var encoder = new DualEncoder(name, service, images, preparation, scaling, ReadTokenizer(directory, text.MaxTokens, siglip), text.Dimensions);
         var outputs = new Dictionary<string, int> { [Output] = text.Dimensions };
         long half = file.Length / 2;
         service.Add(new Backend(new ModelDescription(encoder.TextModel, revision, InputKind.Tokens, outputs, text.MaxTokens, half), directory, siglip, null));
@@ -59,11 +69,69 @@ public sealed class DualEncoder : IEncoder
         return encoder;
     }
 
+    /// <summary>Reads everything, the weights too: what cannot be run is refused when it is added, and not when somebody asks it.</summary>
+    /// <exception cref="InvalidDataException">It cannot be run; the message says why.</exception>
+    public static void Check(string directory)
+    {
+        bool siglip = Kind(directory) == "siglip";
+        using JsonDocument config = Config(directory);
+        if (ExportedPair.Find(directory) is not { } exports)
+        {
+            using var file = new SafeTensorsFile(Path.Combine(directory, "model.safetensors"));
+            using var text = new TextTower(file, config.RootElement.GetProperty("text_config"), siglip);
+            using var image = new ImageTower(file, config.RootElement.GetProperty("vision_config"), siglip);
+            _ = ReadTokenizer(directory, text.MaxTokens, siglip);
+            return;
+        }
+        var (backends, _, tokens) = Backends("model", directory, exports, config.RootElement, siglip);
+        _ = ReadTokenizer(directory, tokens, siglip);
+        foreach (IModelBackend backend in backends)
+        {
+            ILoadedModel loaded = backend.LoadAsync(Device.Cpu, CancellationToken.None).AsTask().GetAwaiter().GetResult();
+            loaded.DisposeAsync().AsTask().GetAwaiter().GetResult();
+        }
+    }
+
+    private static DualEncoder Open(string name, string directory, ExportedPair exports, JsonElement config, bool siglip, InferenceService service, IImageDecoder images, PreparationPool preparation)
+    {
+        var (backends, scaling, tokens) = Backends(name, directory, exports, config, siglip);
+        Array.ForEach(backends, service.Add);
+        return new DualEncoder(name, service, images, preparation, scaling, ReadTokenizer(directory, tokens, siglip), backends[0].Description.Outputs[Output]);
+    }
+
+    /// <summary>The exports as models. What a config leaves out is what transformers takes then.</summary>
+    private static (IModelBackend[] Backends, PictureScaling Scaling, int MaxTokens) Backends(string name, string directory, ExportedPair exports, JsonElement config, bool siglip)
+    {
+        JsonElement text = Member(config, "text_config"), image = Member(config, "vision_config");
+        int tokens = Number(text, "max_position_embeddings") ?? (siglip ? 64 : 77), side = Number(image, "image_size") ?? UsualSide;
+        int width = siglip ? Number(text, "projection_size") ?? Number(image, "hidden_size") ?? 768 : Number(config, "projection_dim") ?? 512;
+        PictureScaling scaling = PictureScaling.Read(directory, side, siglip);
+        var outputs = new Dictionary<string, int> { [Output] = width };
+        ModelDescription Describe(string tower, string export, InputKind kind, int units, int unitBytes)
+        {
+            using FileStream file = File.OpenRead(Path.Combine(directory, export));
+            return new ModelDescription($"{name}-{tower}", Convert.ToHexStringLower(SHA256.HashData(file))[..12], kind, outputs, units, file.Length, unitBytes);
+        }
+        return (
+        [
+            new OnnxEncoder(Describe("text", exports.Text, InputKind.Tokens, tokens, 0), Path.Combine(directory, exports.Text), Pooling.Mean, ["text_embeds", "pooler_output"]),
+            new OnnxImageTower(Describe("image", exports.Image, InputKind.Pixels, 1, 3 * side * side), Path.Combine(directory, exports.Image), side, bytes => scaling.Scale(bytes.Span)),
+        ], scaling, tokens);
+    }
+
+    /// <returns>Null where the folder has no tokenizer: such a pair embeds pictures only.</returns>
+    private static ITokenizer? ReadTokenizer(string directory, int maxTokens, bool siglip) =>
+        ClipTokenizer.Open(directory, maxTokens) ?? (File.Exists(Path.Combine(directory, "tokenizer.json")) ? EncoderTokenizer.Open(directory, maxTokens, padsTo: siglip) : (ITokenizer?)null);
+
+    private static JsonElement Member(JsonElement json, string name) => json.TryGetProperty(name, out JsonElement member) ? member : default;
+
+    private static int? Number(JsonElement json, string name) => json.ValueKind == JsonValueKind.Object && json.TryGetProperty(name, out JsonElement value) && value.TryGetInt32(out int number) && number > 0 ? number : null;
+
     public async Task<float[]> EmbedTextAsync(string text, Lane lane, CancellationToken cancellation)
     {
         if (_tokenizer is null)
         {
-            throw new InvalidRequestException($"{_name} has no tokenizer that is read (CLIP's tokenizer.json, or vocab.json and merges.txt): it embeds pictures only.");
+            throw new InvalidRequestException($"{_name} has no tokenizer (tokenizer.json, or CLIP's vocab.json and merges.txt): it embeds pictures only.");
         }
         return await RunAsync(new InferenceRequest(TextModel, lane, _tokenizer.Encode(text), []), cancellation).ConfigureAwait(false);
     }

@@ -49,7 +49,9 @@ internal sealed class EncoderFolder
         {
             throw new InvalidDataException($"{directory} sorts texts into {labels} classes; a reranker gives one score.");
         }
-        int? most = Number(config.RootElement, "max_position_embeddings");
+        // RoBERTa's descendants count positions from behind the padding token.
+        bool roberta = config.RootElement.TryGetProperty("model_type", out JsonElement family) && family.ValueKind == JsonValueKind.String && family.GetString() is "roberta" or "xlm-roberta" or "camembert" or "mpnet";
+        int? most = Number(config.RootElement, "max_position_embeddings") - (roberta ? 2 : 0);
         foreach (var (file, key) in new[] { ("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length") })
         {
             if (File.Exists(Path.Combine(directory, file)))
@@ -70,9 +72,9 @@ internal sealed class EncoderFolder
     public static bool Encodes(JsonElement config) => Architectures(config) is { Count: > 0 } names
         && !names.Any(a => a.EndsWith("ForCausalLM", StringComparison.Ordinal) || a.EndsWith("ForConditionalGeneration", StringComparison.Ordinal) || a.Contains("CLIP", StringComparison.Ordinal) || a.Contains("Siglip", StringComparison.Ordinal));
 
-    /// <summary>Whether a file beneath the top folder belongs to such a model: of several exports the one that is run.</summary>
+    /// <summary>Whether a file beneath the top folder belongs to such a model, or to a pair of towers: of several exports the one that is run.</summary>
     /// <param name="all">The model's files.</param>
-    public static bool IsPart(string file, IReadOnlyCollection<string> all) => file == PoolingFile || (Array.Find(Exports, all.Contains) is { } export && (file == export || file == $"{export}_data"));
+    public static bool IsPart(string file, IReadOnlyCollection<string> all) => file == PoolingFile || ExportedPair.IsPart(file, all) || (Array.Find(Exports, all.Contains) is { } export && (file == export || file == $"{export}_data"));
 
     /// <summary>Reads everything, the weights too: what cannot be run is refused when it is added, and not when somebody asks it.</summary>
     /// <exception cref="InvalidDataException">It cannot be run; the message says why.</exception>
@@ -85,7 +87,7 @@ internal sealed class EncoderFolder
 
     /// <summary>The tokenizer, read.</summary>
     /// <exception cref="InvalidDataException">There is none of a kind that is read.</exception>
-    public WordPieceTokenizer Tokenizer() => WordPieceTokenizer.Open(_directory, MaxTokens);
+    public IEncoderTokenizer Tokenizer() => EncoderTokenizer.Open(_directory, MaxTokens);
 
     public OnnxEncoder Backend(string name)
     {

@@ -10,6 +10,11 @@ namespace Diptych.Runtimes.Encoders;
 /// </summary>
 internal sealed record PictureScaling(int Side, int ShorterSide, bool Crops, float[] Mean, float[] Deviation)
 {
+    /// <summary>Pillow's numbers of its filters.</summary>
+    private const int Bilinear = 2, Bicubic = 3;
+
+    public bool IsBilinear { get; init; }
+
     /// <exception cref="InvalidDataException">It asks for what is not done here.</exception>
     public static PictureScaling Read(string directory, int side, bool siglip)
     {
@@ -25,16 +30,16 @@ internal sealed record PictureScaling(int Side, int ShorterSide, bool Crops, flo
         {
             using var json = JsonDocument.Parse(File.ReadAllBytes(path));
             JsonElement c = json.RootElement;
-            if (c.TryGetProperty("resample", out JsonElement filter) && filter.ValueKind == JsonValueKind.Number && filter.GetInt32() != 3)
+            if (c.TryGetProperty("resample", out JsonElement filter) && filter.ValueKind == JsonValueKind.Number && filter.GetInt32() is not (Bilinear or Bicubic))
             {
-                throw new InvalidDataException($"{path}: pictures are resized by filter {filter.GetInt32()}; 3 (bicubic) is what is done here.");
+                throw new InvalidDataException($"{path}: pictures are resized by filter {filter.GetInt32()}; 2 (bilinear) and 3 (bicubic) are what is done here.");
             }
             float[] Three(string name, float[] otherwise) => c.TryGetProperty(name, out JsonElement values) && values.ValueKind == JsonValueKind.Array && values.GetArrayLength() == 3 ? [.. values.EnumerateArray().Select(v => v.GetSingle())] : otherwise;
             int shorter = !c.TryGetProperty("size", out JsonElement size) ? side
                 : size.ValueKind == JsonValueKind.Number ? size.GetInt32()
                 : size.TryGetProperty("shortest_edge", out JsonElement edge) ? edge.GetInt32() : size.GetProperty("height").GetInt32();
             bool crops = c.TryGetProperty("do_center_crop", out JsonElement crop) ? crop.ValueKind == JsonValueKind.True : size.ValueKind == JsonValueKind.Object && size.TryGetProperty("shortest_edge", out _);
-            return new PictureScaling(side, shorter, crops, Three("image_mean", usual.Mean), Three("image_std", usual.Deviation));
+            return new PictureScaling(side, shorter, crops, Three("image_mean", usual.Mean), Three("image_std", usual.Deviation)) { IsBilinear = filter.ValueKind == JsonValueKind.Number && filter.GetInt32() == Bilinear };
         }
         catch (Exception error) when (error is JsonException or InvalidOperationException or KeyNotFoundException or FormatException)
         {
@@ -47,12 +52,12 @@ internal sealed record PictureScaling(int Side, int ShorterSide, bool Crops, flo
     {
         if (!Crops)
         {
-            return Resampling.Resize(picture, Side, Side);
+            return Resampling.Resize(picture, Side, Side, IsBilinear);
         }
         // The longer side is cut down to a whole number, as the reference does.
         bool tall = picture.Height > picture.Width;
         int width = tall ? ShorterSide : (int)((long)ShorterSide * picture.Width / picture.Height), height = tall ? (int)((long)ShorterSide * picture.Height / picture.Width) : ShorterSide;
-        byte[] resized = Resampling.Resize(picture, width, height), cut = new byte[3 * Side * Side];
+        byte[] resized = Resampling.Resize(picture, width, height, IsBilinear), cut = new byte[3 * Side * Side];
         int left = (width - Side) / 2, top = (height - Side) / 2;
         for (int y = 0; y < Side; y++)
         {

@@ -9,10 +9,10 @@ namespace Diptych.Runtimes.Encoders;
 public sealed class TextEncoder : IEncoder
 {
     private readonly InferenceService _service;
-    private readonly WordPieceTokenizer _tokenizer;
+    private readonly IEncoderTokenizer _tokenizer;
     private readonly string _name;
 
-    private TextEncoder(string name, InferenceService service, WordPieceTokenizer tokenizer, int dimensions) => (_name, _service, _tokenizer, Dimensions) = (name, service, tokenizer, dimensions);
+    private TextEncoder(string name, InferenceService service, IEncoderTokenizer tokenizer, int dimensions) => (_name, _service, _tokenizer, Dimensions) = (name, service, tokenizer, dimensions);
 
     public int Dimensions { get; }
 
@@ -41,9 +41,9 @@ public sealed class TextEncoder : IEncoder
 public sealed class Reranker
 {
     private readonly InferenceService _service;
-    private readonly WordPieceTokenizer _tokenizer;
+    private readonly IEncoderTokenizer _tokenizer;
 
-    private Reranker(string name, InferenceService service, WordPieceTokenizer tokenizer) => (Model, _service, _tokenizer) = (name, service, tokenizer);
+    private Reranker(string name, InferenceService service, IEncoderTokenizer tokenizer) => (Model, _service, _tokenizer) = (name, service, tokenizer);
 
     /// <summary>Its name in the service.</summary>
     public string Model { get; }

@@ -17,7 +17,8 @@ internal enum Pooling
 /// of a pair. The tokens of a pair's second text come as their complement.
 /// </summary>
 /// <param name="pooling">Null for a model that scores pairs.</param>
-internal sealed class OnnxEncoder(ModelDescription description, string path, Pooling? pooling) : IModelBackend
+/// <param name="outputs">What its result may be called, the likeliest first; null for text models.</param>
+internal sealed class OnnxEncoder(ModelDescription description, string path, Pooling? pooling, IReadOnlyList<string>? outputs = null) : IModelBackend
 {
     public const string Vector = "embedding", Score = "score";
 
@@ -32,7 +33,13 @@ internal sealed class OnnxEncoder(ModelDescription description, string path, Poo
             session.Dispose();
             throw new InvalidDataException($"{path} asks for '{unknown}', which is not known here; input_ids, attention_mask and token_type_ids are given.");
         }
-        string output = new[] { "sentence_embedding", "logits", "last_hidden_state", "token_embeddings" }.FirstOrDefault(session.OutputMetadata.ContainsKey) ?? session.OutputNames[0];
+        string? output = (outputs ?? ["sentence_embedding", "logits", "last_hidden_state", "token_embeddings"]).FirstOrDefault(session.OutputMetadata.ContainsKey) ?? (outputs is null ? session.OutputNames[0] : null);
+        if (output is null)
+        {
+            string has = string.Join(", ", session.OutputNames);
+            session.Dispose();
+            throw new InvalidDataException($"{path} gives {has}; {string.Join(" or ", outputs!)} is read.");
+        }
         if (session.OutputMetadata[output].ElementType != typeof(float))
         {
             session.Dispose();

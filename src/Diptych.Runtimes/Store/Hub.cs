@@ -58,13 +58,13 @@ public sealed class Hub(HttpClient client, Uri endpoint, TimeProvider time)
         // The configuration first: it says what else is needed.
         JsonElement[] siblings = [.. json.RootElement.GetProperty("siblings").EnumerateArray().OrderBy(s => s.GetProperty("rfilename").GetString() == "config.json" ? 0 : 1)];
         string[] names = [.. siblings.Select(s => s.GetProperty("rfilename").GetString()!)];
-        bool encodes = false;
+        bool encodes = false, exported = ExportedPair.Find(names) is not null;
         foreach (JsonElement sibling in siblings)
         {
             string file = sibling.GetProperty("rfilename").GetString()!;
-            // Files of the top folder are the model; what lies deeper are other formats of it, but for a text model's export. A name never leaves the folder.
+            // Files of the top folder are the model; what lies deeper are other formats of it, but for the exports of a text model or of a pair. A name never leaves the folder.
             bool deeper = file.Contains('/', StringComparison.Ordinal);
-            if ((deeper && !(encodes && EncoderFolder.IsPart(file, names))) || file.Contains('\\', StringComparison.Ordinal) || file.StartsWith('.') || (encodes && IsOtherFormat(file)))
+            if ((deeper && !((encodes || exported) && EncoderFolder.IsPart(file, names))) || file.Contains('\\', StringComparison.Ordinal) || file.StartsWith('.') || ((encodes || exported) && IsOtherFormat(file)))
             {
                 continue;
             }

@@ -2,7 +2,6 @@ using System.Globalization;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
-using Diptych.Inference;
 
 namespace Diptych.Runtimes.Text;
 
@@ -11,7 +10,7 @@ namespace Diptych.Runtimes.Text;
 /// punctuation, then the longest vocabulary entry first. Written here because the library's own (Microsoft.ML.Tokenizers 2.0)
 /// drops symbols, tabs and line ends that the reference keeps.
 /// </summary>
-public sealed partial class WordPieceTokenizer : ITokenizer
+public sealed partial class WordPieceTokenizer : IEncoderTokenizer
 {
     private const int LongestWord = 100;
     private readonly Dictionary<string, int>.AlternateLookup<ReadOnlySpan<char>> _beginnings, _continuations;

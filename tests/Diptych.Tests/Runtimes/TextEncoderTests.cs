@@ -80,8 +80,8 @@ public sealed class TextEncoderTests : IDisposable
     public void A_tokenizer_of_another_kind_is_named()
     {
         string folder = PairScorer("""{"architectures": ["XLMRobertaModel"], "hidden_size": 8}""");
-        File.WriteAllText(Path.Combine(folder, "tokenizer.json"), """{"model": {"type": "Unigram", "vocab": []}}""");
-        Assert.Contains("Unigram", Assert.Throws<InvalidDataException>(() => new ModelFolder(Path.Combine(_folder, "models")).Add(folder, null, Stop)).Message, StringComparison.Ordinal);
+        File.WriteAllText(Path.Combine(folder, "tokenizer.json"), """{"model": {"type": "WordLevel", "vocab": {}}, "added_tokens": []}""");
+        Assert.Contains("WordLevel", Assert.Throws<InvalidDataException>(() => new ModelFolder(Path.Combine(_folder, "models")).Add(folder, null, Stop)).Message, StringComparison.Ordinal);
         Assert.Empty(new ModelFolder(Path.Combine(_folder, "models")).List());
     }
 

@@ -26,8 +26,36 @@ internal static class TinyOnnx
             .. new[] { "input_ids", "attention_mask", "token_type_ids" }.SelectMany(name => Message(11, Value(name, Int64, "batch", "tokens"))),
             .. Message(12, Value("logits", Float, "batch", "one")),
         ];
-        return [.. Number(1, 8), .. Message(7, graph), .. Message(8, [.. Text(1, ""), .. Number(2, 17)])];
+        return Model(graph);
     }
+
+    /// <summary>A text tower of one vector a token: a text's is their sum.</summary>
+    /// <param name="vectors">[tokens, width]</param>
+    public static byte[] TextTower(float[] vectors, int width) => Model(
+        [
+            .. Message(1, Node("Gather", ["vectors", "input_ids"], "each")),
+            .. Message(1, Node("ReduceSum", ["each", "axis"], "text_embeds", Attribute("keepdims", 0))),
+            .. Text(2, "text"),
+            .. Message(5, Tensor("vectors", Float, [vectors.Length / width, width], [.. vectors.SelectMany(BitConverter.GetBytes)])),
+            .. Message(5, Tensor("axis", Int64, [1], BitConverter.GetBytes(1L))),
+            .. Message(11, Value("input_ids", Int64, "batch", "tokens")),
+            .. Message(12, Value("text_embeds", Float, "batch", "width")),
+        ]);
+
+    /// <summary>An image tower that gives a picture's mean colour.</summary>
+    /// <param name="output">What the result is called.</param>
+    public static byte[] ImageTower(string output) => Model(
+        [
+            .. Message(1, Node("ReduceMean", ["pixel_values"], output, Attribute("keepdims", 0), Attribute("axes", 2, 3))),
+            .. Text(2, "image"),
+            .. Message(11, Value("pixel_values", Float, "batch", "channels", "height", "width")),
+            .. Message(12, Value(output, Float, "batch", "colours")),
+        ]);
+
+    private static byte[] Model(byte[] graph) => [.. Number(1, 8), .. Message(7, graph), .. Message(8, [.. Text(1, ""), .. Number(2, 17)])];
+
+    /// <summary>Of the kind INTS.</summary>
+    private static byte[] Attribute(string name, long first, long second) => [.. Text(1, name), .. Number(8, first), .. Number(8, second), .. Number(20, 7)];
 
     private static byte[] Node(string kind, string[] inputs, string output, params byte[][] attributes) =>
         [.. inputs.SelectMany(i => Text(1, i)), .. Text(2, output), .. Text(4, kind), .. attributes.SelectMany(a => Message(5, a))];
