@@ -120,7 +120,7 @@ public sealed class DiptychOptions
         Policy = Policy(Scheduling)!,
         Profiles = new ModelProfiles(Path.Combine(Data, "profiles.json")),
         Devices = Devices.Count == 0 ? [Device.Cpu] : [.. Devices.Select(d => new Device(
-            d.Name, d.MemoryMb is { } megabytes ? megabytes << 20 : Device.Cpu.BudgetBytes, d.Workers ?? (d.Name == "cpu" ? Environment.ProcessorCount : 1)))],
+            d.Name, d.MemoryMb is { } megabytes ? megabytes << 20 : Device.Cpu.BudgetBytes, d.Workers ?? (d.Name == "cpu" ? Environment.ProcessorCount : 2)))],
     };
 
     private static void Require(bool holds, string key, string what)
@@ -180,7 +180,7 @@ public sealed class DeviceOptions
     /// <summary>Memory that models may take, in MiB. Default: half of the machine's.</summary>
     public long? MemoryMb { get; set; }
 
-    /// <summary>Batches at a time. Default: one per core, or one on an accelerator.</summary>
+    /// <summary>Batches at a time. Default: one per core, or two on an accelerator, of which one is made ready while the other runs.</summary>
     public int? Workers { get; set; }
 }
 

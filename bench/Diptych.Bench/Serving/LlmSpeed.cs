@@ -1,4 +1,5 @@
 using Diptych.Inference.Simulation;
+using Diptych.Runtimes.Decoding;
 
 namespace Diptych.Bench.Serving;
 
@@ -187,21 +188,28 @@ internal static class LlmSpeed
     {
         const double Seconds = 20;
         IReadOnlyList<TracedRequest> all = Conversations();
-        async Task<double> AttainmentAsync(LlmServer server, double rate)
+        DecodingArrival[] Load(double rate, double seconds)
         {
-            TracedRequest[] requests = [.. all.Take((int)(rate * Seconds))];
-            double stretch = Seconds / requests[^1].Seconds;
-            string[] prompts = [.. requests.Select(r => Text(Math.Clamp(r.InputTokens / 8, 4, 240)))];
+            TracedRequest[] requests = [.. all.Take((int)(rate * seconds))];
+            double stretch = seconds / requests[^1].Seconds;
+            return [.. requests.Select(r => new DecodingArrival(r.Seconds * stretch, Math.Clamp(r.InputTokens / 8, 4, 240), Math.Clamp(r.OutputTokens / 8, 2, 60)))];
+        }
+        async Task<(double Attainment, double[] Firsts, int Read)> AttainmentAsync(LlmServer server, double rate, double seconds)
+        {
+            DecodingArrival[] requests = Load(rate, seconds);
+            var firsts = new System.Collections.Concurrent.ConcurrentBag<double>();
+            int read = 0;
+            string[] prompts = [.. requests.Select(r => Text(r.PromptTokens))];
             long start = TimeProvider.System.GetTimestamp();
             bool[] kept = await Task.WhenAll(requests.Select(async (r, i) =>
             {
-                TimeSpan wait = TimeSpan.FromSeconds(r.Seconds * stretch) - TimeProvider.System.GetElapsedTime(start);
+                TimeSpan wait = TimeSpan.FromSeconds(r.Seconds) - TimeProvider.System.GetElapsedTime(start);
                 await Task.Delay(wait > TimeSpan.Zero ? wait : TimeSpan.Zero, TimeProvider.System);
-                double late = TimeProvider.System.GetElapsedTime(start).TotalSeconds - (r.Seconds * stretch);
+                double late = TimeProvider.System.GetElapsedTime(start).TotalSeconds - r.Seconds;
                 LlmServer.Streamed answer;
                 try
                 {
-                    answer = await server.CompleteAsync(prompts[i], Math.Clamp(r.OutputTokens / 8, 2, 60));
+                    answer = await server.CompleteAsync(prompts[i], r.AnswerTokens);
                 }
                 catch (HttpRequestException error)
                 {
@@ -210,16 +218,18 @@ internal static class LlmSpeed
                     return false;
                 }
                 double[] gaps = [.. answer.Gaps.Order()];
+                firsts.Add(answer.First + late);
+                Interlocked.Add(ref read, answer.Read);
                 return answer.First + late <= FirstToken && (gaps.Length == 0 || gaps[gaps.Length * 99 / 100] <= BetweenTokens);
             }));
-            return kept.Average(k => k ? 1.0 : 0);
+            return (kept.Average(k => k ? 1.0 : 0), [.. firsts.Order()], read);
         }
         async Task<double> HighestAsync(LlmServer server)
         {
             double low = 0;
             for (double rate = LowestRate; rate <= 64; rate *= 1.3)
             {
-                if (await AttainmentAsync(server, rate) < 0.99)
+                if ((await AttainmentAsync(server, rate, Seconds)).Attainment < 0.99)
                 {
                     break;
                 }
@@ -230,6 +240,18 @@ internal static class LlmSpeed
         double a = await HighestAsync(ours), b = await HighestAsync(llama);
         report.Row("Highest rate with 99 % in time (first token 1 s, between tokens 100 ms), conversation trace at 1/8 of its lengths, requests/s",
             Report.Number(a, "0.0"), $">= 1.5 x llama-server {(b > 0 ? Report.Number(b, "0.0") : $"below {LowestRate}")}", a >= 1.5 * Math.Max(b, LowestRate));
+
+        // The same arrivals in the simulator, by the model's steps as they are now. Prompts have the tokens that the server counted.
+        const double Longer = 90, Share = 0.7;
+        var live = await AttainmentAsync(ours, Share * a, Longer);
+        DecodingArrival[] same = Load(Share * a, Longer);
+        double counted = live.Read / (double)same.Sum(r => r.PromptTokens);
+        StepTimes times = StepTimes.Measure(LlmServer.Gguf, TimeProvider.System);
+        DecodingResult simulated = new DecoderSimulator(times.Steps, DecoderEngine.MaxRunning, 1 << 20).Run([.. same.Select(r => r with { PromptTokens = (int)Math.Max(1, r.PromptTokens * counted) })], Longer, 1, TimeSpan.FromSeconds(FirstToken));
+        double p99 = live.Firsts[live.Firsts.Length * 99 / 100] * 1000, p50 = live.Firsts[live.Firsts.Length / 2] * 1000;
+        report.Row($"Answers simulated and live at {Report.Number(Share, "0.0")} of that rate: attainment, first token p99 ms",
+            $"{Report.Number(simulated.Attainment)} and {Report.Number(live.Attainment)}, {Report.Number(simulated.FirstP99Ms, "0")} and {Report.Number(p99, "0")} (medians {Report.Number(simulated.FirstP50Ms, "0")} and {Report.Number(p50, "0")}; {same.Length} requests)",
+            "within 0.03, within 20 %", Math.Abs(simulated.Attainment - live.Attainment) <= 0.03 && Math.Abs((simulated.FirstP99Ms / p99) - 1) <= 0.2);
     }
 
     private static IReadOnlyList<TracedRequest> Conversations() => Traces.Azure(Directory.GetFiles(Path.Combine(Report.Shared, "traces"), "*conv*.csv", SearchOption.AllDirectories).Order(StringComparer.Ordinal).First());

@@ -14,9 +14,12 @@ internal static class BenchCommand
 {
     private const int Seed = 7;
 
-    /// <summary>The way from a request to the models, which has a profile as they have.</summary>
-    private static readonly ModelDescription HttpPath = new("http", "1", InputKind.Tokens, new Dictionary<string, int>(), 1, 0);
+    /// <summary>The way from a request to the models, and a picture's, which have profiles as the models have.</summary>
+    private static readonly ModelDescription HttpPath = new("http", "2", InputKind.Tokens, new Dictionary<string, int>(), 1, 0), PicturePath = HttpPath with { Name = "http-picture" };
     private static readonly Option<string> Trace = new Option<string>("--trace") { Description = "Workload made from production traces", DefaultValueFactory = _ => "mixed" }.AcceptOnlyFromAmong([.. Workload.Names]);
+    private static readonly Option<string> SimulatedTrace = new Option<string>("--trace") { Description = "Workload made from production traces; answers-… are a language model's", DefaultValueFactory = _ => "mixed" }.AcceptOnlyFromAmong([.. Workload.Names, .. Workload.AnswerNames]);
+    private static readonly Option<double> Lengths = new("--lengths") { Description = "Of answers-…: lengths of prompts and answers, as a share of the traced", DefaultValueFactory = _ => 1 };
+    private static readonly Option<string?> Model = new("--model") { Description = "Of answers-…: the language model that was added (setting Diptych:Llm:Model; default: the first)" };
     private static readonly Option<string?> Traces = new("--traces") { Description = "Folder of the traces (default: traces in $DIPTYCH_SHARED, or in ../shared)" };
     private static readonly Option<double> Rate = new("--rate") { Description = "How many times faster than traced", DefaultValueFactory = _ => 1 };
     private static readonly Option<double> Seconds = new("--seconds") { Description = "How long requests arrive", DefaultValueFactory = _ => 60 };
@@ -29,7 +32,7 @@ internal static class BenchCommand
     {
         var serve = new Command("serve", "Send a traced workload over HTTP, open loop, and report each lane's attainment") { Trace, Traces, Rate, Seconds, FindMax, Scheduling, Url };
         serve.SetAction(ServeAsync);
-        var simulate = new Command("simulate", "Run a traced workload through the scheduler under a virtual clock, on any number of devices") { Trace, Traces, Rate, Seconds, FindMax, Scheduling, Devices };
+        var simulate = new Command("simulate", "Run a traced workload through the scheduler under a virtual clock, on any number of devices") { SimulatedTrace, Traces, Rate, Seconds, FindMax, Scheduling, Devices, Lengths, Model };
         simulate.SetAction(SimulateAsync);
         var index = new Command("index", "Measure the vector index beside hnswlib, USearch and LanceDB (from a checkout; the peers come from npm)");
         index.SetAction((_, cancellation) => RunFromCheckoutAsync("index", cancellation));
@@ -65,18 +68,31 @@ internal static class BenchCommand
 
     private static async Task<int> SimulateAsync(ParseResult parsed, CancellationToken cancellation)
     {
-        DiptychOptions options = CommandLine.Options(parsed, ("Scheduling", parsed.GetValue(Scheduling)));
+        DiptychOptions options = CommandLine.Options(parsed, ("Scheduling", parsed.GetValue(Scheduling)), ("Llm:Model", parsed.GetValue(Model)));
+        string trace = parsed.GetValue(SimulatedTrace)!;
         int devices = parsed.GetValue(Devices);
         if (devices < 1)
         {
             throw new InvalidRequestException("--devices is at least 1.");
         }
+        if (Workload.AnswerNames.Contains(trace))
+        {
+            RequireLoad(parsed);
+            if (parsed.GetValue(Lengths) <= 0)
+            {
+                throw new InvalidRequestException("--lengths is above 0.");
+            }
+            return await AnswerSimulation.RunAsync(
+                options, trace, TracesFolder(parsed), parsed.GetValue(Rate), parsed.GetValue(Seconds), parsed.GetValue(Lengths), devices, parsed.GetValue(FindMax), parsed.GetValue(CommandLine.AsJson));
+        }
         var (text, image) = await ProfilesAsync(options, cancellation);
         // What requests take outside the models, as bench serve last measured it here.
-        CostProfile http = options.Inference().Profiles.Find(HttpPath, options.Inference().Devices[0].Name)?.Cost ?? new CostProfile(0.001, 1e-8, 1, 0);
-        var simulator = new Simulator(text, image, options.Objectives(), http.FixedSeconds, http.PerUnitSeconds);
-        return await ReportAsync(parsed, options, devices, (rate, _) => Task.FromResult(simulator.Run(
-            Load(parsed, rate), devices * options.Inference().Devices.Sum(d => d.Workers), DiptychOptions.Policy(options.Scheduling)!, Seed)), cancellation);
+        InferenceOptions inference = options.Inference();
+        CostProfile? Found(ModelDescription path) => inference.Profiles.Find(path, inference.Devices[0].Name)?.Cost;
+        OutsideModels outside = Found(HttpPath) is { } request && Found(PicturePath) is { } picture ? new OutsideModels(request, picture) : OutsideModels.Usual;
+        var simulator = new Simulator(text, image, options.Objectives(), outside);
+        return await ReportAsync(parsed, trace, options, devices, (rate, _) => Task.FromResult(simulator.Run(
+            Load(parsed, trace, rate), devices * options.Inference().Devices.Sum(d => d.Workers), DiptychOptions.Policy(options.Scheduling)!, Seed)), cancellation);
     }
 
     private static async Task<int> ServeAsync(ParseResult parsed, CancellationToken cancellation)
@@ -94,19 +110,23 @@ internal static class BenchCommand
         await load.RunAsync(Workload.FromTraces(parsed.GetValue(Trace)!, TracesFolder(parsed), 1, 5, Seed + 1), cancellation);
         if (product is not null)
         {
-            options.Inference().Profiles.Save(HttpPath, options.Inference().Devices[0].Name, new ModelProfile(await load.CalibrateAsync((await ProfilesAsync(options, cancellation)).Text, cancellation), 0, 0, 0));
+            InferenceOptions inference = options.Inference();
+            var (text, image) = await ProfilesAsync(options, cancellation);
+            OutsideModels outside = await load.CalibrateAsync(text, image, cancellation);
+            foreach (var (path, cost) in new[] { (HttpPath, outside.Request), (PicturePath, outside.Picture) })
+            {
+                inference.Profiles.Save(path, inference.Devices[0].Name, new ModelProfile(cost, 0, 0, 0));
+            }
         }
-        return await ReportAsync(parsed, options, 1, async (rate, stop) => (await load.RunAsync(Load(parsed, rate), stop)).Lanes, cancellation);
+        string trace = parsed.GetValue(Trace)!;
+        return await ReportAsync(parsed, trace, options, 1, async (rate, stop) => (await load.RunAsync(Load(parsed, trace, rate), stop)).Lanes, cancellation);
     }
 
     private static async Task<int> ReportAsync(
-        ParseResult parsed, DiptychOptions options, int devices, Func<double, CancellationToken, Task<IReadOnlyList<LaneResult>>> run, CancellationToken cancellation)
+        ParseResult parsed, string trace, DiptychOptions options, int devices, Func<double, CancellationToken, Task<IReadOnlyList<LaneResult>>> run, CancellationToken cancellation)
     {
         double rate = parsed.GetValue(Rate);
-        if (rate <= 0 || parsed.GetValue(Seconds) <= 0)
-        {
-            throw new InvalidRequestException("--rate and --seconds are above 0.");
-        }
+        RequireLoad(parsed);
         IReadOnlyList<LaneResult> results = await run(rate, cancellation);
         (double Factor, IReadOnlyDictionary<Lane, double> Rates)? highest = parsed.GetValue(FindMax)
             ? await HighestRate.FindAsync(r => run(r, cancellation), rate, 9)
@@ -115,7 +135,7 @@ internal static class BenchCommand
         {
             Output.Json(new
             {
-                trace = parsed.GetValue(Trace),
+                trace,
                 rate,
                 seconds = parsed.GetValue(Seconds),
                 scheduling = options.Scheduling,
@@ -143,12 +163,20 @@ internal static class BenchCommand
                 highest is { } h ? Number(h.Rates.GetValueOrDefault(r.Lane), "0.0") + "/s" : "(--find-max)");
         }
         AnsiConsole.Write(table);
-        AnsiConsole.MarkupLineInterpolated(CultureInfo.InvariantCulture, $"{parsed.GetValue(Trace)} at {rate} x for {parsed.GetValue(Seconds)} s, {options.Scheduling}, {devices} device(s){(highest is { } all ? $"; every lane attains up to {Number(all.Factor, "0.00")} x" : "")}");
+        AnsiConsole.MarkupLineInterpolated(CultureInfo.InvariantCulture, $"{trace} at {rate} x for {parsed.GetValue(Seconds)} s, {options.Scheduling}, {devices} device(s){(highest is { } all ? $"; every lane attains up to {Number(all.Factor, "0.00")} x" : "")}");
         return ExitCode.Success;
     }
 
-    private static Workload Load(ParseResult parsed, double rate) =>
-        Workload.FromTraces(parsed.GetValue(Trace)!, TracesFolder(parsed), rate, parsed.GetValue(Seconds), Seed);
+    private static void RequireLoad(ParseResult parsed)
+    {
+        if (parsed.GetValue(Rate) <= 0 || parsed.GetValue(Seconds) <= 0)
+        {
+            throw new InvalidRequestException("--rate and --seconds are above 0.");
+        }
+    }
+
+    private static Workload Load(ParseResult parsed, string trace, double rate) =>
+        Workload.FromTraces(trace, TracesFolder(parsed), rate, parsed.GetValue(Seconds), Seed);
 
     private static string TracesFolder(ParseResult parsed) =>
         parsed.GetValue(Traces) ?? Path.Combine(Environment.GetEnvironmentVariable("DIPTYCH_SHARED") ?? Path.Combine("..", "shared"), "traces");

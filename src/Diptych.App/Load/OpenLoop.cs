@@ -16,16 +16,13 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
 {
     private static readonly string[] Words = "time year people way day man thing woman life child world school state family student group country problem hand part place case week company system program question work government number night point home water room mother area money story fact month lot right study book eye job word business issue side kind head house service friend father power hour game line end member law car city name team minute idea kid body back parent face others level office door health person art war history party result change morning reason research girl guy moment air teacher force".Split(' ');
 
-    /// <summary>Pictures are drawn once in a few sizes, and the nearest is sent.</summary>
-    private static readonly int[] Sides = [224, 448, 896, 1344, 1792, 2688];
-
     private readonly HttpClient _client = new(new SocketsHttpHandler { MaxConnectionsPerServer = 4096, PooledConnectionIdleTimeout = TimeSpan.FromMinutes(5) })
     {
         BaseAddress = server.IsLoopback ? server : throw new Core.InvalidRequestException($"Load is sent to this machine only, not to {server.Host}."),
         Timeout = TimeSpan.FromMinutes(5),
     };
 
-    private readonly Dictionary<int, string> _pictures = Sides.ToDictionary(s => s, s => Convert.ToBase64String(Runtimes.Images.SyntheticPhoto.Jpeg(s, s)));
+    private readonly Dictionary<int, string> _pictures = Workload.PictureSides.ToDictionary(s => s, s => Convert.ToBase64String(Runtimes.Images.SyntheticPhoto.Jpeg(s, s)));
     private int _nextSeed = 1;
 
     /// <returns>What each lane got, and the milliseconds that refusals took, in order.</returns>
@@ -68,37 +65,29 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
     }
 
     /// <summary>
-    /// Measures what requests take outside the models, one at a time while the models have another core busy: a query's overhead, and a
-    /// picture's decoding by the square of its longer side.
+    /// Measures what requests take outside the models while nothing else runs, sent as load is: a query's overhead and its spread, and a
+    /// picture's by the square of its longer side. How work waits for other work is the simulator's to say.
     /// </summary>
-    public async Task<CostProfile> CalibrateAsync(CostProfile text, CancellationToken cancellation)
+    public async Task<OutsideModels> CalibrateAsync(CostProfile text, CostProfile image, CancellationToken cancellation)
     {
-        async Task<double> MedianAsync(Arrival arrival)
+        const int Queries = 80, Pictures = 21, QueryTokens = 16;
+        const double Apart = 0.1;
+        async Task<double[]> SortedAsync(Arrival arrival, int times)
         {
-            var seconds = new List<double>();
-            for (int i = 0; i < 9; i++)
-            {
-                byte[] body = Body(arrival);
-                long start = time.GetTimestamp();
-                await SendAsync(arrival, body, start, [], cancellation);
-                seconds.Add(time.GetElapsedTime(start).TotalSeconds);
-            }
-            return seconds.Order().ElementAt(4);
+            Arrival[] spaced = [.. Enumerable.Range(0, times).Select(i => arrival with { Seconds = i * Apart })];
+            var (results, _) = await SendAsync(new Workload("calibration", times * Apart, spaced), cancellation);
+            return [.. results.Select(r => r.LatencySeconds).Order()];
         }
-        using var done = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        Task busy = Task.Run(async () =>
+        double[] query = await SortedAsync(new Arrival(0, Lane.Interactive, WorkKind.Query, [QueryTokens]), Queries);
+        double model = text.FixedSeconds + (QueryTokens * text.PerUnitSeconds), request = Math.Max(1e-4, query[Queries / 2] - model), spread = Math.Clamp((query[Queries * 9 / 10] - model) / request, 1, 4);
+        double see = image.FixedSeconds + image.PerUnitSeconds, n = 0, x = 0, y = 0, xx = 0, xy = 0;
+        foreach (int side in Workload.PictureSides)
         {
-            var passage = new Arrival(0, Lane.Bulk, WorkKind.Passage, [220]);
-            while (!done.IsCancellationRequested)
-            {
-                await SendAsync(passage, Body(passage), time.GetTimestamp(), [], cancellation);
-            }
-        }, cancellation);
-        double query = await MedianAsync(new Arrival(0, Lane.Interactive, WorkKind.Query, [16]));
-        double small = await MedianAsync(new Arrival(0, Lane.Generate, WorkKind.Picture, [448])), large = await MedianAsync(new Arrival(0, Lane.Generate, WorkKind.Picture, [2688]));
-        await done.CancelAsync();
-        await busy;
-        return new CostProfile(Math.Max(1e-4, query - text.FixedSeconds - (16 * text.PerUnitSeconds)), Math.Max(0, large - small) / ((2688 * 2688) - (448 * 448)), 1, 0);
+            double seconds = (await SortedAsync(new Arrival(0, Lane.Generate, WorkKind.Picture, [side]), Pictures))[Pictures / 2] - request - see, area = (double)side * side;
+            (n, x, y, xx, xy) = (n + 1, x + area, y + seconds, xx + (area * area), xy + (area * seconds));
+        }
+        double slope = Math.Max(0, ((n * xy) - (x * y)) / ((n * xx) - (x * x)));
+        return new OutsideModels(new CostProfile(request, 0, spread, 0), new CostProfile(Math.Max(0, (y - (slope * x)) / n), slope, spread, 0));
     }
 
     public void Dispose() => _client.Dispose();
@@ -135,7 +124,7 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
     private byte[] Body(Arrival arrival)
     {
         object[] inputs = [.. arrival.Units.Select(object (u) => arrival.Kind == WorkKind.Picture
-            ? new { image = _pictures[Sides.MinBy(s => Math.Abs(s - u))] }
+            ? new { image = _pictures[u] }
             : Text(u))];
         return JsonSerializer.SerializeToUtf8Bytes(new { model = OpenAiEndpoints.CrossModel, input = inputs, encoding_format = "base64" });
     }

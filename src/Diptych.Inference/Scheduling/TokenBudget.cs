@@ -11,6 +11,59 @@ public readonly record struct DecodingSequence(int PromptLeft, double Deadline);
 /// </summary>
 public static class TokenBudget
 {
+    /// <summary>Tokens of one step at most and at least.</summary>
+    public const int MostTokens = 512, LeastTokens = 6;
+
+    /// <summary>How much longer a step may take for a prompt's sake, in steps without one: the hundredth stays within twice.</summary>
+    private const double SmoothStep = 1.45;
+
+    /// <summary>A step that running answers never notice.</summary>
+    private const double ShortSeconds = 0.01;
+
+    /// <summary>What each sequence gets in the next step.</summary>
+    /// <param name="sequences">Their deadlines are brought forward where running answers are to keep their pace.</param>
+    /// <param name="tokens">[n]</param>
+    /// <returns>Tokens of the step.</returns>
+    public static int Step(Span<DecodingSequence> sequences, double now, CostModel cost, Span<int> tokens)
+    {
+        Pace(sequences, now, cost);
+        return Plan(sequences, Size(sequences, now, cost, MostTokens, LeastTokens), tokens);
+    }
+
+    /// <summary>
+    /// Running answers are to keep nearly their undisturbed pace beside a prompt: a step takes little longer than it would without. Only
+    /// where that would make a prompt miss its time, and a longer step would not, may steps be as long as the objective allows.
+    /// </summary>
+    private static void Pace(Span<DecodingSequence> sequences, double now, CostModel cost)
+    {
+        int decoding = 0;
+        double prompts = 0, due = double.NegativeInfinity;
+        foreach (ref readonly DecodingSequence sequence in sequences)
+        {
+            decoding += sequence.PromptLeft == 0 ? 1 : 0;
+            prompts += sequence.PromptLeft;
+            due = sequence.PromptLeft > 0 ? Math.Max(due, sequence.Deadline) : due;
+        }
+        if (decoding == 0 || decoding == sequences.Length)
+        {
+            return;
+        }
+        double alone = cost.Expect(decoding), step = Math.Max(SmoothStep * alone, ShortSeconds), perToken = (cost.Expect(MostTokens) - alone) / (MostTokens - decoding);
+        double inStep = Math.Max(LeastTokens, (step - alone) / perToken);
+        bool late = now + (prompts / inStep * step) > due, canBe = now + (prompts * perToken) + (2 * alone) <= due;
+        if (late && canBe)
+        {
+            return;
+        }
+        foreach (ref DecodingSequence sequence in sequences)
+        {
+            if (sequence.PromptLeft == 0)
+            {
+                sequence = sequence with { Deadline = Math.Min(sequence.Deadline, now + step) };
+            }
+        }
+    }
+
     /// <summary>Tokens that one step may have, so that the tightest running answer still gets its next token in time.</summary>
     /// <param name="cost">Time of a step by its tokens.</param>
     /// <param name="most">What the model takes in one step.</param>

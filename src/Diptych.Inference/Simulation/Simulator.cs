@@ -8,10 +8,7 @@ namespace Diptych.Inference.Simulation;
 /// </summary>
 /// <param name="text">The text model's profile.</param>
 /// <param name="image">The image model's profile.</param>
-/// <param name="overheadSeconds">What a request takes outside the models: parsing, tokenising, writing the answer.</param>
-/// <param name="prepareImageSeconds">Seconds to decode and resize a picture, by the square of its longer side in pixels.</param>
-public sealed class Simulator(
-    CostProfile text, CostProfile image, IReadOnlyDictionary<Lane, LaneObjective> objectives, double overheadSeconds = 0.001, double prepareImageSeconds = 6e-9)
+public sealed class Simulator(CostProfile text, CostProfile image, IReadOnlyDictionary<Lane, LaneObjective> objectives, OutsideModels outside)
 {
     private const int TextModel = 0, ImageModel = 1;
 
@@ -104,13 +101,13 @@ public sealed class Simulator(
         {
             Arrival arrival = workload.Arrivals[index];
             _states[index] = new State { Left = arrival.Units.Count };
-            double prepare = simulator.Overhead + (arrival.Kind == WorkKind.Picture ? arrival.Units.Max(u => simulator.PrepareImage * u * u) : 0);
+            double prepare = simulator.Outside.Request.FixedSeconds + (arrival.Kind == WorkKind.Picture ? arrival.Units.Max(simulator.Outside.PictureSeconds) : 0);
             if (arrival.Lane != Lane.Bulk && policy.RefusesLateWork && Late(arrival, now, prepare))
             {
                 _states[index].Refused = true;
                 return;
             }
-            _cores.Start((Parsed, index), simulator.Overhead, light: true, now);
+            _cores.Start((Parsed, index), Spread(simulator.Outside.Request.FixedSeconds, simulator.Outside.Request.High, random), light: true, now);
         }
 
         /// <summary>Pictures are decoded by as many threads as there are workers, in the order in which they came, on the cores that batches run on.</summary>
@@ -127,7 +124,7 @@ public sealed class Simulator(
             }
             foreach (int side in arrival.Units)
             {
-                _undecoded.Enqueue((index, simulator.PrepareImage * side * side));
+                _undecoded.Enqueue((index, Spread(simulator.Outside.PictureSeconds(side), simulator.Outside.Picture.High, random)));
             }
             Decode(now);
         }
@@ -210,21 +207,35 @@ public sealed class Simulator(
         }
     }
 
-    private double Overhead => overheadSeconds;
-
-    private double PrepareImage => prepareImageSeconds;
+    private OutsideModels Outside => outside;
 
     private LaneObjective Objective(Lane lane) => objectives[lane];
 
     private double Target(Lane lane) => objectives[lane].Target.TotalSeconds;
 
-    /// <summary>The line, with a log-normal spread whose 90th percentile is the profile's.</summary>
     private double Time(int model, int units, Random random)
     {
         CostProfile p = model == TextModel ? text : image;
-        double normal = Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble());
-        return (p.FixedSeconds + (p.PerUnitSeconds * units)) * Math.Exp(normal * Math.Log(p.High) / 1.2816);
+        return Spread(p.FixedSeconds + (p.PerUnitSeconds * units), p.High, random);
     }
+
+    /// <summary>A time, with a log-normal spread of which nine of ten stay below so many times it.</summary>
+    private static double Spread(double seconds, double high, Random random)
+    {
+        double normal = Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble());
+        return seconds * Math.Exp(normal * Math.Log(high) / 1.2816);
+    }
+}
+
+/// <summary>What requests take outside the models.</summary>
+/// <param name="Request">The fixed part: parsing, tokenising, writing the answer.</param>
+/// <param name="Picture">Reading, decoding and resizing a picture, by the square of its longer side in pixels.</param>
+public sealed record OutsideModels(CostProfile Request, CostProfile Picture)
+{
+    /// <summary>Before anything was measured.</summary>
+    public static OutsideModels Usual { get; } = new(new CostProfile(0.001, 0, 1, 0), new CostProfile(0.001, 6e-9, 1, 0));
+
+    internal double PictureSeconds(int side) => Picture.FixedSeconds + (Picture.PerUnitSeconds * side * side);
 }
 
 /// <summary>Finds the highest rate at which a lane still attains its objective.</summary>

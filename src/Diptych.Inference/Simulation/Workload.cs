@@ -27,7 +27,33 @@ public sealed record Workload(string Name, double Seconds, IReadOnlyList<Arrival
     /// <summary>A question is the last turn of a conversation; the traces count the whole.</summary>
     private const int QueryShare = 16;
 
+    /// <summary>Longer sides of pictures, in pixels: traced ones are taken as the nearest.</summary>
+    public static IReadOnlyList<int> PictureSides { get; } = [224, 448, 896, 1344, 1792, 2688];
+
     public static IReadOnlyList<string> Names { get; } = ["mixed", "azure-conv", "azure-code", "mooncake", "servegen"];
+
+    /// <summary>Of <see cref="Answers"/>.</summary>
+    public static IReadOnlyList<string> AnswerNames { get; } = ["answers-conv", "answers-code", "answers-mooncake"];
+
+    /// <summary>Prompts and answers of a language model, with the lengths that were traced: Azure's conversations, its code, or Mooncake's conversations.</summary>
+    /// <param name="lengths">Lengths, as a share of the traced.</param>
+    /// <param name="mostTokens">Of a prompt and its answer: prompts that are too long lose their beginning.</param>
+    /// <exception cref="DirectoryNotFoundException">The folder has not the trace.</exception>
+    public static IReadOnlyList<DecodingArrival> Answers(string name, string traces, double rate, double seconds, double lengths, int mostTokens)
+    {
+        IReadOnlyList<TracedRequest> requests = name switch
+        {
+            "answers-code" => Traces.Azure(Need(traces, "azure_llm_2023", "AzureLLMInferenceTrace_code.csv")),
+            "answers-mooncake" => Traces.Mooncake(Need(traces, "mooncake_fast25", "conversation_trace.jsonl")),
+            _ => Traces.Azure(Need(traces, "azure_llm_2023", "AzureLLMInferenceTrace_conv.csv")),
+        };
+        int Of(int tokens, int most) => (int)Math.Clamp(tokens * lengths, 1, most);
+        return
+        [
+            .. Loop(requests, seconds * rate).Select(r => Of(r.OutputTokens, mostTokens / 2) is var answer
+                ? new DecodingArrival(r.Seconds / rate, Of(r.InputTokens, mostTokens - answer), answer) : null!),
+        ];
+    }
 
     /// <summary>
     /// Makes a workload: questions come as conversation turns came (Azure, or Mooncake), pictures as the image requests to a language model did (ServeGen; encoding them is part of the time to its first token),
@@ -89,7 +115,7 @@ public sealed record Workload(string Name, double Seconds, IReadOnlyList<Arrival
     }
 
     /// <summary>A vision token of the traced model covers 28 x 28 pixels; a picture is taken as 4:3.</summary>
-    private static int Side(int imageTokens) => (int)Math.Clamp(28 * Math.Sqrt(imageTokens * 4.0 / 3), 64, 4096);
+    private static int Side(int imageTokens) => PictureSides.MinBy(s => Math.Abs(s - (28 * Math.Sqrt(imageTokens * 4.0 / 3))));
 
     private static string Need(string traces, params string[] parts)
     {

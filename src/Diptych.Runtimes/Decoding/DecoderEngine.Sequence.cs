@@ -6,40 +6,12 @@ namespace Diptych.Runtimes.Decoding;
 /// <summary>An answer that is being written, and its pace.</summary>
 public sealed partial class DecoderEngine
 {
-    /// <summary>
-    /// Running answers are to keep nearly their undisturbed pace beside a prompt: a step takes little longer than it would without. Only
-    /// where that would make a prompt miss its time, and a longer step would not, may steps be as long as the objective allows.
-    /// </summary>
-    private void Pace(DecodingSequence[] states, double now)
-    {
-        int decoding = states.Count(s => s.PromptLeft == 0);
-        if (decoding == 0 || decoding == states.Length)
-        {
-            return;
-        }
-        double step = Math.Max(SmoothStep * _cost.Expect(decoding), 0.01), perToken = (_cost.Expect(MostTokens) - _cost.Expect(decoding)) / (MostTokens - decoding);
-        double inStep = Math.Max(LeastTokens, (step - _cost.Expect(decoding)) / perToken);
-        double prompts = states.Sum(s => s.PromptLeft), due = states.Where(s => s.PromptLeft > 0).Max(s => s.Deadline);
-        bool late = now + (prompts / inStep * step) > due, canBe = now + (prompts * perToken) + (2 * _cost.Expect(decoding)) <= due;
-        if (late && canBe)
-        {
-            return;
-        }
-        for (int i = 0; i < states.Length; i++)
-        {
-            if (states[i].PromptLeft == 0)
-            {
-                states[i] = states[i] with { Deadline = Math.Min(states[i].Deadline, now + step) };
-            }
-        }
-    }
-
     /// <summary>Takes an answer's memory, and keeps on disk what was in it where that is quicker than to compute it anew.</summary>
     private void GiveWay(Sequence victim)
     {
         victim.Preempted = true;
         _preemptions++;
-        if (_swap.Expect(victim.Blocks.Held) < victim.Computed * _cost.Expect(MostTokens) / MostTokens && _swap.Save(victim.Blocks) is { } saved)
+        if (_swap.Expect(victim.Blocks.Held) < victim.Computed * _cost.Expect(TokenBudget.MostTokens) / TokenBudget.MostTokens && _swap.Save(victim.Blocks) is { } saved)
         {
             _swapped++;
             victim.Saved = (saved, victim.Computed);
@@ -80,7 +52,7 @@ public sealed partial class DecoderEngine
         for (int above = most + 1; above - fits > 1;)
         {
             int middle = fits + ((above - fits) / 2);
-            (fits, above) = layout.MostPages(middle, MostTokens) <= pages ? (middle, above) : (fits, middle);
+            (fits, above) = layout.MostPages(middle, TokenBudget.MostTokens) <= pages ? (middle, above) : (fits, middle);
         }
         return fits;
     }

@@ -24,13 +24,9 @@ public sealed record EngineSnapshot(int Running, int Waiting, int BlocksUsed, in
 /// </summary>
 public sealed partial class DecoderEngine : IDisposable
 {
-    /// <summary>Tokens of one step at most and at least.</summary>
-    private const int MostTokens = 512, LeastTokens = 6;
+    /// <summary>Answers beside each other at most.</summary>
+    public const int MaxRunning = 32;
 
-    /// <summary>How much longer a step may take for a prompt's sake, in steps without one: the hundredth stays within twice.</summary>
-    private const double SmoothStep = 1.45;
-
-    private const int MaxRunning = 32;
     private const int MaxWaiting = 256;
 
     /// <summary>Answers beside each other up to which guesses are tried: more fill a step by themselves.</summary>
@@ -204,7 +200,7 @@ public sealed partial class DecoderEngine : IDisposable
         while (_waiting.First is { } first && _running.Count < MaxRunning)
         {
             Sequence sequence = first.Value;
-            if (_blocks.Layout.MostPages(sequence.Ids.Count, MostTokens) > _blocks.Free + _prefixes.Evictable && _running.Count > 0)
+            if (_blocks.Layout.MostPages(sequence.Ids.Count, TokenBudget.MostTokens) > _blocks.Free + _prefixes.Evictable && _running.Count > 0)
             {
                 return;
             }
@@ -227,9 +223,8 @@ public sealed partial class DecoderEngine : IDisposable
             int left = s.Ids.Count - s.Computed;
             states[i] = new DecodingSequence(left > 1 || s.Generated == 0 ? left : 0, s.Generated == 0 ? s.Arrived + 1 : s.LastTokenAt + BetweenTokens.TotalSeconds);
         }
-        Pace(states, now);
         int[] tokens = new int[states.Length];
-        TokenBudget.Plan(states, TokenBudget.Size(states, now, _cost, MostTokens, LeastTokens), tokens);
+        TokenBudget.Step(states, now, _cost, tokens);
         var stretches = new List<Stretch>();
         var members = new List<Sequence>();
         for (int i = 0; i < tokens.Length; i++)

@@ -1,6 +1,7 @@
 using Diptych.Inference;
 using Diptych.Inference.Memory;
 using Diptych.Inference.Scheduling;
+using Diptych.Inference.Simulation;
 using Xunit;
 
 namespace Diptych.Tests.Inference;
@@ -106,6 +107,27 @@ public sealed class SchedulingTests
         Assert.Equal(450, TokenBudget.Plan(sequences, budget, tokens));
         Assert.Equal([148, 1, 1, 300], tokens);
         Assert.Equal(32, TokenBudget.Size(sequences, 1, cost, most: 2048, least: 32));
+    }
+
+    [Fact]
+    public void Simulated_decoders_keep_answers_going_beside_prompts_and_share_them_out()
+    {
+        // A step of n tokens takes 5 ms and 1 ms more for each.
+        var simulator = new DecoderSimulator([(1, 0.006), (512, 0.517)], 32, 1 << 20);
+        DecodingResult one = simulator.Run([new DecodingArrival(2, 511, 11)], 10, 1, TimeSpan.FromSeconds(1));
+        Assert.Equal((1, 1.0), (one.Offered, one.Attainment));
+        Assert.InRange(one.FirstP99Ms, 500, 560);
+        Assert.Equal(6, one.BetweenP99Ms, 1.0);
+
+        // A long prompt comes while three answers are written.
+        DecodingArrival[] mixed = [.. Enumerable.Range(0, 3).Select(i => new DecodingArrival(i * 0.001, 20, 400)), new DecodingArrival(1, 2000, 1)];
+        DecodingResult beside = simulator.Run(mixed, 10, 1, TimeSpan.FromSeconds(1));
+        Assert.InRange(beside.BetweenP99Ms, beside.BetweenP50Ms, 2.5 * 8);
+
+        DecodingArrival[] many = [.. Enumerable.Range(0, 400).Select(i => new DecodingArrival(i * 0.05, 200, 40))];
+        DecodingResult alone = simulator.Run(many, 20, 1, TimeSpan.FromSeconds(1)), eight = simulator.Run(many, 20, 8, TimeSpan.FromSeconds(1));
+        Assert.True(alone.Attainment < 0.5 && eight.Attainment > 0.99, $"{alone}, {eight}");
+        Assert.True(eight.TokensPerSecond > alone.TokensPerSecond);
     }
 
     [Fact]
