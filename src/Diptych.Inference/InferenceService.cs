@@ -194,7 +194,7 @@ public sealed partial class InferenceService : IAsyncDisposable
                 [.. Enum.GetValues<Lane>().Select(l => _metrics.Lane(l, _options.Objectives[l].Target.TotalMilliseconds, _work.UnitsWaiting(l)))],
                 [.. _models.Where(m => !m.Removed).Select(m => new ModelSnapshot(
                     m.Backend.Description.Name, m.Backend.Description.Revision, State(m), m.Pinned, [.. m.Placements.Select(p => p.Device.Device.Name)],
-                    m.UsesPerSecond(now), _costs[m.Index].Profile.Error, m.LoadSeconds, m.Placements.Sum(p => p.Bytes), m.LoadError?.Message))],
+                    m.UsesPerSecond(now), _costs[m.Index].Profile.Error, m.LoadSeconds, m.Placements.Sum(p => p.Bytes), m.LoadError?.Message, _costs[m.Index].Profile))],
                 [.. _devices.Select(d => new DeviceSnapshot(
                     d.Device.Name, d.Device.BudgetBytes, d.Ledger.UsedBytes, Enum.GetValues<MemoryKind>().ToDictionary(k => k, d.Ledger.Bytes), d.Device.Workers, d.Idle))]);
         }

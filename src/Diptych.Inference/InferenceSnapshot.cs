@@ -1,4 +1,5 @@
 using Diptych.Inference.Memory;
+using Diptych.Inference.Scheduling;
 
 namespace Diptych.Inference;
 
@@ -25,8 +26,9 @@ public sealed record LaneSnapshot(
 /// <summary>A model: where it is loaded, and how well its time is predicted.</summary>
 /// <param name="State">loaded, loading, unloaded or failed.</param>
 /// <param name="Error">Why it could not be loaded the last time.</param>
+/// <param name="Cost">What a batch is predicted to take, by its padded units.</param>
 public sealed record ModelSnapshot(
-    string Name, string Revision, string State, bool Pinned, IReadOnlyList<string> Devices, double UsesPerSecond, double PredictionError, double LoadSeconds, long Bytes, string? Error);
+    string Name, string Revision, string State, bool Pinned, IReadOnlyList<string> Devices, double UsesPerSecond, double PredictionError, double LoadSeconds, long Bytes, string? Error, CostProfile Cost);
 
 /// <summary>A device's ledger.</summary>
 public sealed record DeviceSnapshot(string Name, long BudgetBytes, long UsedBytes, IReadOnlyDictionary<MemoryKind, long> Bytes, int Workers, int IdleWorkers);

@@ -201,16 +201,25 @@ internal static class ServeSpeed
         using var load = new OpenLoop(new Uri(app.Urls.First()), product.Embedder.Tokenizer, TimeProvider.System, options.Objectives());
         await load.RunAsync(Workload.FromTraces("mixed", TracesFolder, 0.5, 10, Seed + 1), default);
         InferenceOptions inference = options.Inference();
-        CostProfile Profile(IModelBackend model) => new ModelProfiles(Path.Combine(options.Data, "profiles.json")).Find(model.Description, inference.Devices[0].Name)!.Cost;
-        var (text, image, _) = Runtimes.StarterModel.Open(options.StarterModel);
         int workers = inference.Devices.Sum(d => d.Workers);
 
-        // Long enough that the hundredth of every lane is more than a few requests. What is measured of the models follows what runs.
+        // Long enough that the hundredth of every lane is more than a few requests. What a model takes is learned as it runs: the mean is taken.
         Workload same = Workload.FromTraces("mixed", TracesFolder, 0.7, 300, Seed);
-        IReadOnlyList<LaneResult> live = (await load.RunAsync(same, default)).Lanes;
-        OutsideModels outside = await load.CalibrateAsync(Profile(text), Profile(image), default);
-        await Console.Error.WriteLineAsync($"{outside}\n{Profile(text)}\n{Profile(image)}");
-        var simulator = new Simulator(Profile(text), Profile(image), options.Objectives(), outside);
+        var learned = new Dictionary<string, List<CostProfile>> { [Runtimes.StarterModel.TextName] = [], [Runtimes.StarterModel.ImageName] = [] };
+        Task<(IReadOnlyList<LaneResult> Lanes, IReadOnlyList<double> RefusalMs)> running = load.RunAsync(same, default);
+        while (await Task.WhenAny(running, Task.Delay(TimeSpan.FromSeconds(2), TimeProvider.System)) != running)
+        {
+            foreach (ModelSnapshot model in product.Inference.Snapshot().Models.Where(m => learned.ContainsKey(m.Name)))
+            {
+                learned[model.Name].Add(model.Cost);
+            }
+        }
+        IReadOnlyList<LaneResult> live = (await running).Lanes;
+        CostProfile Mean(string model) => new(
+            learned[model].Average(c => c.FixedSeconds), learned[model].Average(c => c.PerUnitSeconds), learned[model].Average(c => c.High), learned[model].Average(c => c.Error));
+        CostProfile text = Mean(Runtimes.StarterModel.TextName), image = Mean(Runtimes.StarterModel.ImageName);
+        OutsideModels outside = await load.CalibrateAsync(text, image, default);
+        var simulator = new Simulator(text, image, options.Objectives(), outside);
         Compare(report, live, simulator.Run(same, workers, DiptychOptions.Policy("deadline")!, Seed));
 
         async Task<double> HighestAsync(string policy) => (await HighestRate.FindAsync(

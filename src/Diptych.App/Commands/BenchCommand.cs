@@ -14,8 +14,8 @@ internal static class BenchCommand
 {
     private const int Seed = 7;
 
-    /// <summary>The way from a request to the models, and a picture's, which have profiles as the models have.</summary>
-    private static readonly ModelDescription HttpPath = new("http", "2", InputKind.Tokens, new Dictionary<string, int>(), 1, 0), PicturePath = HttpPath with { Name = "http-picture" };
+    /// <summary>The way from a request to the models, which has a profile as they have; and, by size, a picture's.</summary>
+    private static readonly ModelDescription HttpPath = new("http", "2", InputKind.Tokens, new Dictionary<string, int>(), 1, 0);
     private static readonly Option<string> Trace = new Option<string>("--trace") { Description = "Workload made from production traces", DefaultValueFactory = _ => "mixed" }.AcceptOnlyFromAmong([.. Workload.Names]);
     private static readonly Option<string> SimulatedTrace = new Option<string>("--trace") { Description = "Workload made from production traces; answers-… are a language model's", DefaultValueFactory = _ => "mixed" }.AcceptOnlyFromAmong([.. Workload.Names, .. Workload.AnswerNames]);
     private static readonly Option<double> Lengths = new("--lengths") { Description = "Of answers-…: lengths of prompts and answers, as a share of the traced", DefaultValueFactory = _ => 1 };
@@ -89,7 +89,7 @@ internal static class BenchCommand
         // What requests take outside the models, as bench serve last measured it here.
         InferenceOptions inference = options.Inference();
         CostProfile? Found(ModelDescription path) => inference.Profiles.Find(path, inference.Devices[0].Name)?.Cost;
-        OutsideModels outside = Found(HttpPath) is { } request && Found(PicturePath) is { } picture ? new OutsideModels(request, picture) : OutsideModels.Usual;
+        OutsideModels outside = Found(HttpPath) is { } request ? new OutsideModels(request, [.. OutsideModels.Usual.Pictures.Select(p => (p.Side, Found(PicturePath(p.Side))?.FixedSeconds ?? p.Seconds))]) : OutsideModels.Usual;
         var simulator = new Simulator(text, image, options.Objectives(), outside);
         return await ReportAsync(parsed, trace, options, devices, (rate, _) => Task.FromResult(simulator.Run(
             Load(parsed, trace, rate), devices * options.Inference().Devices.Sum(d => d.Workers), DiptychOptions.Policy(options.Scheduling)!, Seed)), cancellation);
@@ -113,14 +113,18 @@ internal static class BenchCommand
             InferenceOptions inference = options.Inference();
             var (text, image) = await ProfilesAsync(options, cancellation);
             OutsideModels outside = await load.CalibrateAsync(text, image, cancellation);
-            foreach (var (path, cost) in new[] { (HttpPath, outside.Request), (PicturePath, outside.Picture) })
+            void Keep(ModelDescription path, CostProfile cost) => inference.Profiles.Save(path, inference.Devices[0].Name, new ModelProfile(cost, 0, 0, 0));
+            Keep(HttpPath, outside.Request);
+            foreach (var (side, picture) in outside.Pictures)
             {
-                inference.Profiles.Save(path, inference.Devices[0].Name, new ModelProfile(cost, 0, 0, 0));
+                Keep(PicturePath(side), new CostProfile(picture, 0, outside.Request.High, 0));
             }
         }
         string trace = parsed.GetValue(Trace)!;
         return await ReportAsync(parsed, trace, options, 1, async (rate, stop) => (await load.RunAsync(Load(parsed, trace, rate), stop)).Lanes, cancellation);
     }
+
+    private static ModelDescription PicturePath(int side) => HttpPath with { Name = $"http-picture-{side}" };
 
     private static async Task<int> ReportAsync(
         ParseResult parsed, string trace, DiptychOptions options, int devices, Func<double, CancellationToken, Task<IReadOnlyList<LaneResult>>> run, CancellationToken cancellation)

@@ -66,7 +66,7 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
 
     /// <summary>
     /// Measures what requests take outside the models while nothing else runs, sent as load is: a query's overhead and its spread, and a
-    /// picture's by the square of its longer side. How work waits for other work is the simulator's to say.
+    /// picture's by its size. How work waits for other work is the simulator's to say.
     /// </summary>
     public async Task<OutsideModels> CalibrateAsync(CostProfile text, CostProfile image, CancellationToken cancellation)
     {
@@ -79,15 +79,14 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
             return [.. results.Select(r => r.LatencySeconds).Order()];
         }
         double[] query = await SortedAsync(new Arrival(0, Lane.Interactive, WorkKind.Query, [QueryTokens]), Queries);
-        double model = text.FixedSeconds + (QueryTokens * text.PerUnitSeconds), request = Math.Max(1e-4, query[Queries / 2] - model), spread = Math.Clamp((query[Queries * 9 / 10] - model) / request, 1, 4);
-        double see = image.FixedSeconds + image.PerUnitSeconds, n = 0, x = 0, y = 0, xx = 0, xy = 0;
+        double model = text.FixedSeconds + (QueryTokens * text.PerUnitSeconds), request = Math.Max(3e-4, query[Queries / 2] - model), spread = Math.Clamp(query[Queries * 9 / 10] / query[Queries / 2], 1, 2);
+        double see = image.FixedSeconds + image.PerUnitSeconds;
+        var pictures = new List<(int, double)>();
         foreach (int side in Workload.PictureSides)
         {
-            double seconds = (await SortedAsync(new Arrival(0, Lane.Generate, WorkKind.Picture, [side]), Pictures))[Pictures / 2] - request - see, area = (double)side * side;
-            (n, x, y, xx, xy) = (n + 1, x + area, y + seconds, xx + (area * area), xy + (area * seconds));
+            pictures.Add((side, Math.Max(1e-4, (await SortedAsync(new Arrival(0, Lane.Generate, WorkKind.Picture, [side]), Pictures))[Pictures / 2] - request - see)));
         }
-        double slope = Math.Max(0, ((n * xy) - (x * y)) / ((n * xx) - (x * x)));
-        return new OutsideModels(new CostProfile(request, 0, spread, 0), new CostProfile(Math.Max(0, (y - (slope * x)) / n), slope, spread, 0));
+        return new OutsideModels(new CostProfile(request, 0, spread, 0), pictures);
     }
 
     public void Dispose() => _client.Dispose();

@@ -124,7 +124,7 @@ public sealed class Simulator(CostProfile text, CostProfile image, IReadOnlyDict
             }
             foreach (int side in arrival.Units)
             {
-                _undecoded.Enqueue((index, Spread(simulator.Outside.PictureSeconds(side), simulator.Outside.Picture.High, random)));
+                _undecoded.Enqueue((index, Spread(simulator.Outside.PictureSeconds(side), simulator.Outside.Request.High, random)));
             }
             Decode(now);
         }
@@ -228,14 +228,15 @@ public sealed class Simulator(CostProfile text, CostProfile image, IReadOnlyDict
 }
 
 /// <summary>What requests take outside the models.</summary>
-/// <param name="Request">The fixed part: parsing, tokenising, writing the answer.</param>
-/// <param name="Picture">Reading, decoding and resizing a picture, by the square of its longer side in pixels.</param>
-public sealed record OutsideModels(CostProfile Request, CostProfile Picture)
+/// <param name="Request">The fixed part: parsing, tokenising, writing the answer; and its spread, which pictures' times have too.</param>
+/// <param name="Pictures">Seconds to read, decode and resize a picture, by its longer side in pixels, in order.</param>
+public sealed record OutsideModels(CostProfile Request, IReadOnlyList<(int Side, double Seconds)> Pictures)
 {
     /// <summary>Before anything was measured.</summary>
-    public static OutsideModels Usual { get; } = new(new CostProfile(0.001, 0, 1, 0), new CostProfile(0.001, 6e-9, 1, 0));
+    public static OutsideModels Usual { get; } = new(new CostProfile(0.001, 0, 1, 0), [.. Workload.PictureSides.Select(s => (s, 0.001 + (6e-9 * s * s)))]);
 
-    internal double PictureSeconds(int side) => Picture.FixedSeconds + (Picture.PerUnitSeconds * side * side);
+    /// <summary>Of the first measured side that is no smaller.</summary>
+    internal double PictureSeconds(int side) => Pictures.FirstOrDefault(p => p.Side >= side, Pictures[^1]).Seconds;
 }
 
 /// <summary>Finds the highest rate at which a lane still attains its objective.</summary>
