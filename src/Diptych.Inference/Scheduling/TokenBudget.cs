@@ -24,7 +24,7 @@ public static class TokenBudget
     /// <param name="sequences">Their deadlines are brought forward where running answers are to keep their pace.</param>
     /// <param name="tokens">[n]</param>
     /// <returns>Tokens of the step.</returns>
-    public static int Step(Span<DecodingSequence> sequences, double now, CostModel cost, Span<int> tokens)
+    public static int Step(Span<DecodingSequence> sequences, double now, StepCosts cost, Span<int> tokens)
     {
         Pace(sequences, now, cost);
         return Plan(sequences, Size(sequences, now, cost, MostTokens, LeastTokens), tokens);
@@ -34,7 +34,7 @@ public static class TokenBudget
     /// Running answers are to keep nearly their undisturbed pace beside a prompt: a step takes little longer than it would without. Only
     /// where that would make a prompt miss its time, and a longer step would not, may steps be as long as the objective allows.
     /// </summary>
-    private static void Pace(Span<DecodingSequence> sequences, double now, CostModel cost)
+    private static void Pace(Span<DecodingSequence> sequences, double now, StepCosts cost)
     {
         int decoding = 0;
         double prompts = 0, due = double.NegativeInfinity;
@@ -68,7 +68,7 @@ public static class TokenBudget
     /// <param name="cost">Time of a step by its tokens.</param>
     /// <param name="most">What the model takes in one step.</param>
     /// <param name="least">What a step takes at least, so that prompts advance even where answers are late already.</param>
-    public static int Size(ReadOnlySpan<DecodingSequence> sequences, double now, CostModel cost, int most, int least)
+    public static int Size(ReadOnlySpan<DecodingSequence> sequences, double now, StepCosts cost, int most, int least)
     {
         double slack = double.PositiveInfinity;
         foreach (ref readonly DecodingSequence sequence in sequences)

@@ -88,7 +88,7 @@ public sealed class DecoderSimulator(IReadOnlyList<(int Tokens, double Seconds)>
 
     private sealed class Decoder(DecoderSimulator simulator)
     {
-        private readonly CostModel _cost = new(0.003);
+        private readonly StepCosts _cost = new(0.003);
         private readonly Queue<Answer> _waiting = new();
         private readonly List<Answer> _running = [];
         private int[] _tokens = [];

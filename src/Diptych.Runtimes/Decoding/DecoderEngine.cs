@@ -37,7 +37,7 @@ public sealed partial class DecoderEngine : IDisposable
     private readonly KeyValueBlocks _blocks;
     private readonly CoreTeam _team;
     private readonly TimeProvider _time;
-    private readonly CostModel _cost = new(0.003);
+    private readonly StepCosts _cost = new(0.003);
     private readonly GuessCost _guessCost = new(GuessesWithin);
     private readonly PrefixCache _prefixes;
     private readonly SwapFile _swap;

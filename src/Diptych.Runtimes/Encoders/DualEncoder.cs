@@ -77,9 +77,13 @@ public sealed class DualEncoder : IEncoder
         using JsonDocument config = Config(directory);
         if (ExportedPair.Find(directory) is not { } exports)
         {
+            if (!config.RootElement.TryGetProperty("text_config", out JsonElement words) || !config.RootElement.TryGetProperty("vision_config", out JsonElement sight))
+            {
+                throw new InvalidDataException($"{directory}/config.json lacks text_config or vision_config.");
+            }
             using var file = new SafeTensorsFile(Path.Combine(directory, "model.safetensors"));
-            using var text = new TextTower(file, config.RootElement.GetProperty("text_config"), siglip);
-            using var image = new ImageTower(file, config.RootElement.GetProperty("vision_config"), siglip);
+            using var text = new TextTower(file, words, siglip);
+            using var image = new ImageTower(file, sight, siglip);
             _ = ReadTokenizer(directory, text.MaxTokens, siglip);
             return;
         }

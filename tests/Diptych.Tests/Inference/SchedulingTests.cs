@@ -100,13 +100,35 @@ public sealed class SchedulingTests
     public void A_decoders_budget_goes_to_running_answers_first_and_leaves_them_their_time()
     {
         DecodingSequence[] sequences = [new(1500, 5), new(0, 0.1), new(0, 0.1), new(300, 2)];
-        var cost = new CostModel(new CostProfile(0.01, 0.0002, 1, 0));
+        var cost = new StepCosts(new CostProfile(0.01, 0.0002, 1, 0));
         int budget = TokenBudget.Size(sequences, 0, cost, most: 2048, least: 32);
         Assert.Equal(450, budget);
         int[] tokens = new int[4];
         Assert.Equal(450, TokenBudget.Plan(sequences, budget, tokens));
         Assert.Equal([148, 1, 1, 300], tokens);
         Assert.Equal(32, TokenBudget.Size(sequences, 1, cost, most: 2048, least: 32));
+    }
+
+    [Fact]
+    public void Steps_of_a_few_tokens_do_not_make_wide_ones_look_cheap()
+    {
+        var cost = new StepCosts(0.003);
+        for (int i = 0; i < 4; i++)
+        {
+            cost.Observe(512, 0.5);
+        }
+        // Small steps share what they read of the weights: a token more costs half of a prompt's.
+        for (int i = 0; i < 400; i++)
+        {
+            cost.Observe(4 + (i % 7), 0.007 + (0.0005 * (i % 7)));
+        }
+        Assert.Equal(0.0085, cost.Expect(7), 0.0005);
+        Assert.InRange(cost.Expect(512), 0.45, 0.6);
+
+        // A prompt that cannot be in time beside a running answer does not stretch its steps.
+        DecodingSequence[] sequences = [new(1500, 1), new(0, 0.1)];
+        int[] tokens = new int[2];
+        Assert.InRange(TokenBudget.Step(sequences, 0, cost, tokens), 2, 16);
     }
 
     [Fact]
