@@ -1,13 +1,14 @@
 namespace Diptych.Inference.Scheduling;
 
 /// <summary>
-/// What a decoder's steps take by their tokens. A line drawn through steps of a few tokens says nothing of one of hundreds, and most steps
-/// are of a few: wide ones have a line of their own, and count where they say more.
+/// What a decoder's steps take by their tokens. The first few share what is read of the weights, and cost less than those after them; most
+/// steps are of a few. So a line through all says little of wide ones: those have a line of their own, which counts beyond the first few
+/// where it says more.
 /// </summary>
 public sealed class StepCosts
 {
-    /// <summary>Tokens from which on a step is wide.</summary>
-    private const int Wide = 64;
+    /// <summary>Tokens up to which they are few, and from which on a step is wide.</summary>
+    private const int Few = 8, Wide = 64;
 
     private readonly CostModel _all, _wide;
 
@@ -19,10 +20,10 @@ public sealed class StepCosts
     public CostProfile Profile => _all.Profile;
 
     /// <returns>Seconds that such a step is expected to take.</returns>
-    public double Expect(int tokens) => tokens < Wide ? _all.Expect(tokens) : Math.Max(_all.Expect(tokens), _wide.Expect(tokens));
+    public double Expect(int tokens) => tokens <= Few ? _all.Expect(tokens) : Math.Max(_all.Expect(tokens), _wide.Expect(tokens));
 
     /// <returns>Seconds that nine of ten such steps do not exceed.</returns>
-    public double Predict(int tokens) => tokens < Wide ? _all.Predict(tokens) : Math.Max(_all.Predict(tokens), _wide.Predict(tokens));
+    public double Predict(int tokens) => tokens <= Few ? _all.Predict(tokens) : Math.Max(_all.Predict(tokens), _wide.Predict(tokens));
 
     public void Observe(int tokens, double seconds)
     {

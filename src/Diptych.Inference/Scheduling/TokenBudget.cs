@@ -15,7 +15,7 @@ public static class TokenBudget
     public const int MostTokens = 512, LeastTokens = 6;
 
     /// <summary>How much longer a step may take for a prompt's sake, in steps without one: the hundredth stays within twice.</summary>
-    private const double SmoothStep = 1.45;
+    private const double SmoothStep = 1.6;
 
     /// <summary>A step that running answers never notice.</summary>
     private const double ShortSeconds = 0.01;
