@@ -42,7 +42,8 @@ public sealed class TenantShares
     /// <summary>Predicted seconds of what the tenant has waiting in the lane.</summary>
     public double Waiting(int tenant, Lane lane) => _waiting[(tenant * Lanes) + (int)lane];
 
-    internal void Enter(int tenant, Lane lane, double seconds)
+    /// <summary>Work of a tenant begins to wait.</summary>
+    public void Enter(int tenant, Lane lane, double seconds)
     {
         int at = (tenant * Lanes) + (int)lane;
         if (_count[at] == 0)
@@ -64,19 +65,21 @@ public sealed class TenantShares
         _waiting[at] += seconds;
     }
 
-    internal void Leave(int tenant, Lane lane, double seconds)
+    /// <summary>Work of a tenant waits no longer.</summary>
+    public void Leave(int tenant, Lane lane, double seconds)
     {
         int at = (tenant * Lanes) + (int)lane;
         _waiting[at] = --_count[at] == 0 ? 0 : _waiting[at] - seconds;
     }
 
-    internal void Charge(int tenant, Lane lane, double seconds) => _served[(tenant * Lanes) + (int)lane] += seconds;
+    /// <summary>Model time that a tenant was served.</summary>
+    public void Charge(int tenant, Lane lane, double seconds) => _served[(tenant * Lanes) + (int)lane] += seconds;
 
     /// <summary>
     /// Predicted model time that goes before new work of a tenant: all of its own, and of every other tenant no more than
     /// the tenant itself would then have had, and <paramref name="burst"/>.
     /// </summary>
-    internal double Ahead(int tenant, Lane lane, double burst)
+    public double Ahead(int tenant, Lane lane, double burst)
     {
         double own = _waiting[(tenant * Lanes) + (int)lane], sum = own;
         for (int other = 0; other < _names.Count; other++)

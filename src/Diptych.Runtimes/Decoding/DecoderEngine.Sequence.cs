@@ -1,4 +1,6 @@
 using System.Threading.Channels;
+using Diptych.Core;
+using Diptych.Inference;
 using Diptych.Inference.Scheduling;
 
 namespace Diptych.Runtimes.Decoding;
@@ -6,6 +8,59 @@ namespace Diptych.Runtimes.Decoding;
 /// <summary>An answer that is being written, and its pace.</summary>
 public sealed partial class DecoderEngine
 {
+    /// <summary>Puts a request to those that wait, unless its tenant has its part of the queue already, or it would come too late for the client.</summary>
+    private void Join(Sequence sequence, RequestTerms terms)
+    {
+        int tenant = sequence.Tenant = _shares.IndexOf(terms.Tenant);
+        sequence.PromptSeconds = sequence.Prompt.Length * _cost.Expect(TokenBudget.MostTokens) / TokenBudget.MostTokens;
+        int own = _waiting.Count(w => w.Tenant == tenant), tenants = _waiting.Select(w => w.Tenant).Append(tenant).Distinct().Count();
+        double ahead = _shares.Ahead(tenant, Lane.Generate, 0);
+        if (own >= MaxWaiting / tenants || _waiting.Count >= 2 * MaxWaiting)
+        {
+            throw new OverloadedException($"{own} requests wait for the language model.", TimeSpan.FromSeconds(Math.Max(1, ahead)));
+        }
+        if (terms.Left(_time) is { } left)
+        {
+            double late = ahead + sequence.PromptSeconds - left.TotalSeconds;
+            sequence.DueAt = late <= 0 ? sequence.Arrived + left.TotalSeconds
+                : throw new OverloadedException("The language model would begin its answer after the request's time has passed.", TimeSpan.FromSeconds(Math.Max(1, late)));
+        }
+        _shares.Enter(tenant, Lane.Generate, sequence.PromptSeconds);
+    }
+
+    private void Unlist(LinkedListNode<Sequence> node)
+    {
+        _waiting.Remove(node);
+        _shares.Leave(node.Value.Tenant, Lane.Generate, node.Value.PromptSeconds);
+    }
+
+    /// <summary>Who comes next: an answer that gave way; else, of the tenant that was served least, the one that waits longest.</summary>
+    private LinkedListNode<Sequence>? Leading()
+    {
+        LinkedListNode<Sequence>? leads = _waiting.First;
+        for (LinkedListNode<Sequence>? node = leads?.Value.GaveWay == true ? null : leads?.Next; node is not null; node = node.Next)
+        {
+            if (_shares.Served(node.Value.Tenant, Lane.Generate) < _shares.Served(leads!.Value.Tenant, Lane.Generate))
+            {
+                leads = node;
+            }
+        }
+        return leads;
+    }
+
+    /// <summary>Shares a step's time out to those whose tokens it computed.</summary>
+    private void Charge(List<Sequence> members, List<Stretch> stretches, double seconds)
+    {
+        double perToken = seconds / stretches.Sum(s => s.Tokens.Length);
+        lock (_gate)
+        {
+            for (int i = 0; i < members.Count; i++)
+            {
+                _shares.Charge(members[i].Tenant, Lane.Generate, perToken * stretches[i].Tokens.Length);
+            }
+        }
+    }
+
     /// <summary>Takes an answer's memory, and keeps on disk what was in it where that is quicker than to compute it anew.</summary>
     private void GiveWay(Sequence victim)
     {
@@ -77,6 +132,17 @@ public sealed partial class DecoderEngine
         public LoraAdapter? Adapter => adapter;
 
         public double Arrived => arrived;
+
+        public int Tenant { get; set; }
+
+        /// <summary>What computing its prompt is expected to take.</summary>
+        public double PromptSeconds { get; set; }
+
+        /// <summary>When the client has no use any more for its first token.</summary>
+        public double DueAt { get; set; } = double.PositiveInfinity;
+
+        /// <summary>Whether it ran before.</summary>
+        public bool GaveWay { get; set; }
 
         public Sampler Sampler { get; set; } = null!;
 

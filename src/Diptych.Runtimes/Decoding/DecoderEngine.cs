@@ -1,4 +1,5 @@
 using Diptych.Core;
+using Diptych.Inference;
 using Diptych.Inference.Scheduling;
 
 namespace Diptych.Runtimes.Decoding;
@@ -43,6 +44,7 @@ public sealed partial class DecoderEngine : IDisposable
     private readonly SwapFile _swap;
     private readonly object _gate = new();
     private readonly LinkedList<Sequence> _waiting = new();
+    private readonly TenantShares _shares = new();
     private readonly List<Sequence> _running = [];
     private readonly HashSet<int> _ends;
     private readonly Thread _thread;
@@ -82,7 +84,7 @@ public sealed partial class DecoderEngine : IDisposable
 
     /// <summary>Answers a prompt; ends early, and gives its memory back at once, when it is cancelled.</summary>
     /// <exception cref="InvalidRequestException">The prompt is empty, or longer than the model or the memory takes.</exception>
-    /// <exception cref="OverloadedException">Too many wait already.</exception>
+    /// <exception cref="OverloadedException">Too many of this tenant's wait already, or the client's limit would pass before the first token.</exception>
     public async IAsyncEnumerable<GeneratedText> GenerateAsync(
         Prompt prompt, Sampling sampling, LoraAdapter? adapter, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellation)
     {
@@ -94,10 +96,7 @@ public sealed partial class DecoderEngine : IDisposable
         lock (_gate)
         {
             ObjectDisposedException.ThrowIf(_stopping, this);
-            if (_waiting.Count >= MaxWaiting)
-            {
-                throw new OverloadedException($"{_waiting.Count} requests wait for the language model.", TimeSpan.FromSeconds(Math.Max(1, _waiting.Sum(w => _cost.Expect(w.Prompt.Length)))));
-            }
+            Join(sequence, RequestTerms.Current);
             sequence.Sampler = new Sampler(sampling, ++_seed, _tokenizer, _ends);
             _waiting.AddLast(sequence);
             Monitor.Pulse(_gate);
@@ -184,11 +183,11 @@ public sealed partial class DecoderEngine : IDisposable
         for (LinkedListNode<Sequence>? node = _waiting.First; node is not null;)
         {
             LinkedListNode<Sequence>? next = node.Next;
-            if (node.Value.Cancelled)
+            if (node.Value.Cancelled || node.Value.DueAt < Now())
             {
-                _waiting.Remove(node);
+                Unlist(node);
                 Release(node.Value);
-                node.Value.Output.Writer.TryComplete();
+                node.Value.Output.Writer.TryComplete(node.Value.Cancelled ? null : new OverloadedException("The request's time has passed before the language model could begin.", TimeSpan.FromSeconds(1)));
             }
             node = next;
         }
@@ -197,14 +196,17 @@ public sealed partial class DecoderEngine : IDisposable
     /// <summary>Waiting prompts come in while there are blocks for them whole, so that what runs need not be thrown out for what comes.</summary>
     private void Admit()
     {
-        while (_waiting.First is { } first && _running.Count < MaxRunning)
+        long Needed(Sequence s) => _blocks.Layout.MostPages(s.Ids.Count, TokenBudget.MostTokens);
+        while (_running.Count < MaxRunning && Leading() is { } first)
         {
             Sequence sequence = first.Value;
-            if (_blocks.Layout.MostPages(sequence.Ids.Count, TokenBudget.MostTokens) > _blocks.Free + _prefixes.Evictable && _running.Count > 0)
+            // Prompts that came in before take pages as they are computed.
+            long promised = _running.Sum(r => Math.Max(0, Needed(r) - r.Blocks.Held));
+            if (Needed(sequence) + promised > _blocks.Free + _prefixes.Evictable && _running.Count > 0)
             {
                 return;
             }
-            _waiting.RemoveFirst();
+            Unlist(first);
             sequence.Computed = _prefixes.Find(sequence.Hashes, sequence.Seed, sequence.Ids, sequence.Blocks) * KeyValueBlocks.TokensPerBlock;
             sequence.Cached = Math.Max(sequence.Cached, sequence.Computed);
             _cachedTokens += sequence.Computed;
@@ -259,6 +261,7 @@ public sealed partial class DecoderEngine : IDisposable
         {
             _guessCost.Observe(members.Count, stretches.Sum(s => s.Tokens.Length - 1), seconds);
         }
+        Charge(members, stretches, seconds);
         int row = 0;
         for (int i = 0; i < members.Count; i++)
         {
@@ -313,7 +316,7 @@ public sealed partial class DecoderEngine : IDisposable
     private bool Emit(Sequence s, int token, double now)
     {
         _generatedTokens++;
-        s.LastTokenAt = now;
+        (s.LastTokenAt, s.DueAt) = (now, double.PositiveInfinity);
         bool ended = _ends.Contains(token);
         string text = "";
         if (!ended)
@@ -372,6 +375,8 @@ public sealed partial class DecoderEngine : IDisposable
             {
                 _running.Remove(sequence);
                 sequence.Preempted = false;
+                sequence.GaveWay = true;
+                _shares.Enter(sequence.Tenant, Lane.Generate, sequence.PromptSeconds);
                 _waiting.AddFirst(sequence);
             }
         }

@@ -1,4 +1,5 @@
 using Diptych.Core;
+using Diptych.Inference;
 using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Xunit;
@@ -83,6 +84,31 @@ public sealed class DecoderEngineTests
             {
             }
         });
+    }
+
+    [Fact]
+    public async Task A_tenant_that_floods_waits_for_itself_and_a_limit_that_would_pass_is_refused()
+    {
+        using var model = Open(24 << 20);
+        string text = string.Join(' ', Enumerable.Repeat("Ships pass the harbour in the evening and the keeper writes their names down.", 20));
+        int flooded = 0;
+        new RequestTerms { Tenant = "flood" }.Begin();
+        Task<(string, string)>[] flood = [.. Enumerable.Range(0, 24).Select(async i =>
+        {
+            var answer = await AnswerAsync(model, $"{i}. {text}", new Sampling { MaxTokens = 4 });
+            Interlocked.Increment(ref flooded);
+            return answer;
+        })];
+        new RequestTerms { Tenant = "other" }.Begin();
+        await AnswerAsync(model, $"Other: {text}", new Sampling { MaxTokens = 4 });
+        Assert.InRange(flooded, 0, 10);
+
+        // Its own prompts lie ahead of it: ten seconds of them, and the client has a tenth of one.
+        new RequestTerms { Tenant = "flood", DueAt = TimeProvider.System.GetTimestamp() + (TimeProvider.System.TimestampFrequency / 10) }.Begin();
+        var late = await Assert.ThrowsAsync<OverloadedException>(() => AnswerAsync(model, $"Late: {text}"));
+        Assert.True(late.RetryAfter >= TimeSpan.FromSeconds(1));
+        new RequestTerms().Begin();
+        await Task.WhenAll(flood);
     }
 
     [Fact]
