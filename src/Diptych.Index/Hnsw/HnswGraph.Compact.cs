@@ -13,12 +13,14 @@ internal sealed unsafe partial class HnswGraph<TCodes>
         _adding.EnterWriteLock();
         try
         {
-            int[] alive = [.. Enumerable.Range(0, moved.Length).Where(IsAlive)];
-            Place(alive, moved);
+            // Rows that were deleted since the repair come along as they are: others lead through them until the next one.
+            int[] kept = [.. Enumerable.Range(0, moved.Length).Where(slot => !IsSet(_vacant, slot))];
+            Place(kept, moved);
             var compact = new HnswGraph<TCodes>(Dimensions, Options) { _scale = _scale };
-            compact.Reserve(alive.Length);
+            compact.Reserve(kept.Length);
             long entry = -1;
-            foreach (int slot in alive)
+            int live = 0;
+            foreach (int slot in kept)
             {
                 int to = moved[slot], top = TopOf(slot, to);
                 new ReadOnlySpan<byte>(_codes[slot], _codeStride).CopyTo(new Span<byte>(compact._codes[to], _codeStride));
@@ -35,10 +37,14 @@ internal sealed unsafe partial class HnswGraph<TCodes>
                         }
                     }
                 }
-                compact.AliveWord(to) |= 1UL << to;
+                if (IsAlive(slot))
+                {
+                    compact.AliveWord(to) |= 1UL << to;
+                    live++;
+                }
                 entry = entry < 0 || top > EntryLayer(entry) ? ((long)top << 32) | (uint)to : entry;
             }
-            (compact._live, compact._entry) = (alive.Length, entry);
+            (compact._live, compact._entry) = (live, entry);
             return compact;
         }
         finally
@@ -51,15 +57,15 @@ internal sealed unsafe partial class HnswGraph<TCodes>
     /// Gives each row a number of its own layer, since a number's layer is fixed. A few find none: they take what is left, and stay on the
     /// layers that both have.
     /// </summary>
-    private void Place(int[] alive, Span<int> moved)
+    private void Place(int[] kept, Span<int> moved)
     {
         Queue<int>[] places = [.. Enumerable.Range(0, MaxLayer + 1).Select(_ => new Queue<int>())];
-        for (int place = 0; place < alive.Length; place++)
+        for (int place = 0; place < kept.Length; place++)
         {
             places[Layer(place)].Enqueue(place);
         }
         var left = new List<int>();
-        foreach (int slot in alive)
+        foreach (int slot in kept)
         {
             if (places[Layer(slot)].TryDequeue(out int place))
             {

@@ -127,10 +127,10 @@ public abstract class HnswIndex
 
     /// <summary>
     /// A copy without holes: rows that are left side by side, in a fraction of the time that building takes, and the memory of the others
-    /// given back with this index. Searches go on; adding waits; a row that is deleted here meanwhile is to be deleted there too. After
-    /// <see cref="Repair"/>, so that no link leads to a row that is gone.
+    /// given back with this index. Searches go on; adding waits; a row that is deleted here meanwhile is to be deleted there too. Holes are
+    /// what <see cref="Repair"/> left: a row that was deleted since comes along, and is led through until the next repair.
     /// </summary>
-    /// <param name="moved">[<see cref="Slots"/>]; receives each row's slot in the copy, -1 for those that are gone.</param>
+    /// <param name="moved">[<see cref="Slots"/>]; receives each row's slot in the copy, -1 for holes.</param>
     public abstract HnswIndex Compact(Span<int> moved);
 
     /// <param name="query">[d].</param>

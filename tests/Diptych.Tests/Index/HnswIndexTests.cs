@@ -182,6 +182,28 @@ public sealed class HnswIndexTests
     }
 
     [Fact]
+    public void Rows_deleted_between_repair_and_moving_together_do_not_tear_the_graph()
+    {
+        const int count = 4000, kept = 160;
+        HnswIndex index = HnswIndex.Create(Dimensions);
+        float[] vectors = Clustered(count, 12);
+        int[] slots = new int[count], moved = new int[count], added = new int[count];
+        index.AddRange(vectors, slots, 2, TestContext.Current.CancellationToken);
+        Array.ForEach(slots[(count / 4)..], s => index.Delete(s));
+        index.Repair(2, TestContext.Current.CancellationToken);
+        Array.ForEach(slots[kept..(count / 4)], s => index.Delete(s));
+        HnswIndex compact = index.Compact(moved);
+        Assert.Equal((kept, count / 4, (count / 4) - kept), (compact.Count, compact.Slots, compact.Deleted));
+
+        // What is added finds its neighbours through what is left, and each other.
+        compact.Repair(2, TestContext.Current.CancellationToken);
+        float[] more = Clustered(count, 13);
+        compact.AddRange(more, added, 2, TestContext.Current.CancellationToken);
+        double whole = Recall(compact, [.. vectors[..(kept * Dimensions)], .. more], [.. slots[..kept].Select(s => moved[s]), .. added], [], 64);
+        Assert.True(whole >= 0.97, $"{whole}");
+    }
+
+    [Fact]
     public void What_a_cancelled_range_left_unadded_is_given_out_again()
     {
         HnswIndex index = HnswIndex.Create(Dimensions);
