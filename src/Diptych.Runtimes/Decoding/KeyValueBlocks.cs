@@ -53,15 +53,13 @@ internal sealed unsafe class KeyValueBlocks : IDisposable
 
     public void Share(int page) => _users[page]++;
 
-    /// <returns>True when nobody uses the page any more.</returns>
-    public bool Return(int page)
+    /// <summary>One user less; without any, the page is free.</summary>
+    public void Return(int page)
     {
-        if (--_users[page] > 0)
+        if (--_users[page] == 0)
         {
-            return false;
+            _free.Push(page);
         }
-        _free.Push(page);
-        return true;
     }
 
     public int Users(int page) => _users[page];

@@ -129,7 +129,9 @@ public sealed class DualEncoder : IEncoder
 
     private static JsonElement Member(JsonElement json, string name) => json.TryGetProperty(name, out JsonElement member) ? member : default;
 
-    private static int? Number(JsonElement json, string name) => json.ValueKind == JsonValueKind.Object && json.TryGetProperty(name, out JsonElement value) && value.TryGetInt32(out int number) && number > 0 ? number : null;
+    /// <returns>Null where there is no such number, or it is not above 0.</returns>
+    internal static int? Number(JsonElement json, string name) =>
+        json.ValueKind == JsonValueKind.Object && json.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out int number) && number > 0 ? number : null;
 
     public async Task<float[]> EmbedTextAsync(string text, Lane lane, CancellationToken cancellation)
     {

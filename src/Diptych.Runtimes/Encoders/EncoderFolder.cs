@@ -44,26 +44,26 @@ internal sealed class EncoderFolder
             return null;
         }
         bool pairs = Architectures(config.RootElement).Any(a => a.EndsWith("ForSequenceClassification", StringComparison.Ordinal));
-        int labels = config.RootElement.TryGetProperty("id2label", out JsonElement names) && names.ValueKind == JsonValueKind.Object ? names.EnumerateObject().Count() : Number(config.RootElement, "num_labels") ?? 1;
+        int labels = config.RootElement.TryGetProperty("id2label", out JsonElement names) && names.ValueKind == JsonValueKind.Object ? names.EnumerateObject().Count() : DualEncoder.Number(config.RootElement, "num_labels") ?? 1;
         if (pairs && labels != 1)
         {
             throw new InvalidDataException($"{directory} sorts texts into {labels} classes; a reranker gives one score.");
         }
         // RoBERTa's descendants count positions from behind the padding token.
         bool roberta = config.RootElement.TryGetProperty("model_type", out JsonElement family) && family.ValueKind == JsonValueKind.String && family.GetString() is "roberta" or "xlm-roberta" or "camembert" or "mpnet";
-        int? most = Number(config.RootElement, "max_position_embeddings") - (roberta ? 2 : 0);
+        int? most = DualEncoder.Number(config.RootElement, "max_position_embeddings") - (roberta ? 2 : 0);
         foreach (var (file, key) in new[] { ("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length") })
         {
             if (File.Exists(Path.Combine(directory, file)))
             {
                 using JsonDocument settings = DualEncoder.Config(directory, file);
-                most = Number(settings.RootElement, key) is { } own && own > 2 ? Math.Min(own, most ?? own) : most;
+                most = DualEncoder.Number(settings.RootElement, key) is { } own && own > 2 ? Math.Min(own, most ?? own) : most;
             }
         }
         return new EncoderFolder(directory, export)
         {
             ScoresPairs = pairs,
-            Dimensions = pairs ? 1 : Number(config.RootElement, "hidden_size") ?? Number(config.RootElement, "dim") ?? throw new InvalidDataException($"{directory}/config.json does not say hidden_size."),
+            Dimensions = pairs ? 1 : DualEncoder.Number(config.RootElement, "hidden_size") ?? DualEncoder.Number(config.RootElement, "dim") ?? throw new InvalidDataException($"{directory}/config.json does not say hidden_size."),
             MaxTokens = most ?? 512,
         };
     }
@@ -112,6 +112,4 @@ internal sealed class EncoderFolder
 
     private static List<string> Architectures(JsonElement config) => config.TryGetProperty("architectures", out JsonElement names) && names.ValueKind == JsonValueKind.Array
         ? [.. names.EnumerateArray().Select(n => n.GetString() ?? "")] : [];
-
-    private static int? Number(JsonElement json, string name) => json.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out int number) ? number : null;
 }
