@@ -1,36 +1,67 @@
 namespace Diptych.Inference.Scheduling;
 
 /// <summary>
-/// What a decoder's steps take by their tokens. The first few share what is read of the weights, and cost less than those after them; most
-/// steps are of a few. So a line through all says little of wide ones: those have a line of their own, which counts beyond the first few
-/// where it says more.
+/// What a decoder's steps take by their tokens. The first few share what is read of the weights and cost less than those after them, by no
+/// line; most steps are of a few. So each count of few tokens is learned by itself, and is remembered while no such step comes; wide
+/// steps lie on a line, which also says what a few take until they are measured.
 /// </summary>
 public sealed class StepCosts
 {
-    /// <summary>Tokens up to which they are few, and from which on a step is wide.</summary>
-    private const int Few = 8, Wide = 64;
+    /// <summary>From this many tokens on a step is wide.</summary>
+    private const int Wide = 64;
 
-    private readonly CostModel _all, _wide;
+    private const double Learn = 0.1;
+
+    /// <summary>A step counts as this many times the usual at most.</summary>
+    private const double Outlier = 3;
+
+    /// <summary>Mean deviations from the mean within which nine of ten lie (of a normal distribution).</summary>
+    private const double Deviations = 1.6;
+
+    private readonly CostModel _wide;
+
+    /// <summary>[tokens]: seconds, 0 where not measured.</summary>
+    private readonly double[] _mean = new double[Wide], _deviation = new double[Wide];
 
     /// <param name="perTokenSeconds">The guess before the first measurement.</param>
-    public StepCosts(double perTokenSeconds) => (_all, _wide) = (new CostModel(perTokenSeconds), new CostModel(perTokenSeconds));
+    public StepCosts(double perTokenSeconds) => _wide = new CostModel(perTokenSeconds);
 
-    public StepCosts(CostProfile profile) => (_all, _wide) = (new CostModel(profile), new CostModel(profile));
+    public StepCosts(CostProfile profile) => _wide = new CostModel(profile);
 
-    public CostProfile Profile => _all.Profile;
+    /// <summary>Mean absolute relative error of what was expected.</summary>
+    public double Error { get; private set; }
 
     /// <returns>Seconds that such a step is expected to take.</returns>
-    public double Expect(int tokens) => tokens <= Few ? _all.Expect(tokens) : Math.Max(_all.Expect(tokens), _wide.Expect(tokens));
+    public double Expect(int tokens)
+    {
+        double line = _wide.Expect(tokens);
+        if (tokens >= Wide)
+        {
+            return line;
+        }
+        if (_mean[tokens] > 0)
+        {
+            return _mean[tokens];
+        }
+        double most = _mean.AsSpan(tokens) is var more && more.IndexOfAnyExcept(0.0) is >= 0 and int above ? more[above] : line;
+        double least = _mean.AsSpan(0, tokens).LastIndexOfAnyExcept(0.0) is >= 0 and int below ? Math.Min(_mean[below], most) : 0;
+        return Math.Clamp(line, least, most);
+    }
 
     /// <returns>Seconds that nine of ten such steps do not exceed.</returns>
-    public double Predict(int tokens) => tokens <= Few ? _all.Predict(tokens) : Math.Max(_all.Predict(tokens), _wide.Predict(tokens));
+    public double Predict(int tokens) => tokens < Wide ? Expect(tokens) + (Deviations * _deviation[tokens]) : _wide.Predict(tokens);
 
     public void Observe(int tokens, double seconds)
     {
-        _all.Observe(tokens, seconds);
+        Error += 0.05 * (Math.Abs((seconds / Math.Max(Expect(tokens), 1e-7)) - 1) - Error);
         if (tokens >= Wide)
         {
             _wide.Observe(tokens, seconds);
+            return;
         }
+        ref double mean = ref _mean[tokens], deviation = ref _deviation[tokens];
+        double off = mean == 0 ? 0 : Math.Min(seconds, Outlier * mean) - mean;
+        mean = mean == 0 ? seconds : mean + (Learn * off);
+        deviation += Learn * (Math.Abs(off) - deviation);
     }
 }

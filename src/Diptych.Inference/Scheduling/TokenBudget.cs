@@ -11,8 +11,11 @@ public readonly record struct DecodingSequence(int PromptLeft, double Deadline);
 /// </summary>
 public static class TokenBudget
 {
-    /// <summary>Tokens of one step at most and at least.</summary>
-    public const int MostTokens = 512, LeastTokens = 6;
+    /// <summary>Tokens of one step at most.</summary>
+    public const int MostTokens = 512;
+
+    /// <summary>Tokens of prompts in a step at least, so that they go on where answers are late already.</summary>
+    private const int LeastOfPrompts = 2;
 
     /// <summary>How much longer a step may take for a prompt's sake, in steps without one: the hundredth stays within twice.</summary>
     private const double SmoothStep = 1.6;
@@ -26,30 +29,32 @@ public static class TokenBudget
     /// <returns>Tokens of the step.</returns>
     public static int Step(Span<DecodingSequence> sequences, double now, StepCosts cost, Span<int> tokens)
     {
-        Pace(sequences, now, cost);
-        return Plan(sequences, Size(sequences, now, cost, MostTokens, LeastTokens), tokens);
+        int decoding = 0;
+        foreach (ref readonly DecodingSequence sequence in sequences)
+        {
+            decoding += sequence.PromptLeft == 0 ? 1 : 0;
+        }
+        if (decoding > 0 && decoding < sequences.Length)
+        {
+            Pace(sequences, decoding, now, cost);
+        }
+        return Plan(sequences, Size(sequences, now, cost, MostTokens, decoding + LeastOfPrompts), tokens);
     }
 
     /// <summary>
     /// Running answers are to keep nearly their undisturbed pace beside a prompt: a step takes little longer than it would without. Only
     /// where that would make a prompt miss its time, and a longer step would not, may steps be as long as the objective allows.
     /// </summary>
-    private static void Pace(Span<DecodingSequence> sequences, double now, StepCosts cost)
+    private static void Pace(Span<DecodingSequence> sequences, int decoding, double now, StepCosts cost)
     {
-        int decoding = 0;
         double prompts = 0, due = double.NegativeInfinity;
         foreach (ref readonly DecodingSequence sequence in sequences)
         {
-            decoding += sequence.PromptLeft == 0 ? 1 : 0;
             prompts += sequence.PromptLeft;
             due = sequence.PromptLeft > 0 ? Math.Max(due, sequence.Deadline) : due;
         }
-        if (decoding == 0 || decoding == sequences.Length)
-        {
-            return;
-        }
         double alone = cost.Expect(decoding), step = Math.Max(SmoothStep * alone, ShortSeconds), perToken = (cost.Expect(MostTokens) - alone) / (MostTokens - decoding);
-        double inStep = Math.Max(LeastTokens, (step - alone) / perToken);
+        double inStep = Math.Max(LeastOfPrompts, (step - alone) / perToken);
         bool late = now + (prompts / inStep * step) > due, canBe = now + (prompts * perToken) + (2 * alone) <= due;
         if (late && canBe)
         {

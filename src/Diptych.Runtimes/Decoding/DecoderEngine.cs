@@ -39,7 +39,7 @@ public sealed partial class DecoderEngine : IDisposable
     private readonly CoreTeam _team;
     private readonly TimeProvider _time;
     private readonly StepCosts _cost = new(0.003);
-    private readonly GuessCost _guessCost = new(GuessesWithin);
+    private readonly GuessCost _guessCost;
     private readonly PrefixCache _prefixes;
     private readonly SwapFile _swap;
     private readonly object _gate = new();
@@ -61,6 +61,7 @@ public sealed partial class DecoderEngine : IDisposable
         var layout = new KeyValueLayout(decoder.Config);
         _blocks = new KeyValueBlocks(decoder.Config, (int)Math.Clamp(cacheBytes / layout.PageBytes, 8L * layout.Groups, 1 << 26));
         MaxTokens = LongestWithin(layout, decoder.Config.MaxTokens, _blocks.Count);
+        _guessCost = new GuessCost(_cost);
         _prefixes = new PrefixCache(_blocks);
         _swap = new SwapFile(_blocks, swapBytes ?? cacheBytes, time);
         _team = new CoreTeam(threads ?? Environment.ProcessorCount);
@@ -78,7 +79,7 @@ public sealed partial class DecoderEngine : IDisposable
     {
         lock (_gate)
         {
-            return new EngineSnapshot(_running.Count, _waiting.Count, _blocks.Count - _blocks.Free, _blocks.Count, _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _swapped, _cost.Profile.Error, _guessed, _guessedRight);
+            return new EngineSnapshot(_running.Count, _waiting.Count, _blocks.Count - _blocks.Free, _blocks.Count, _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _swapped, _cost.Error, _guessed, _guessedRight);
         }
     }
 

@@ -60,7 +60,8 @@ public sealed class SqliteStoreTests : DocumentStoreConformance, IDisposable
         }
         await store.SettleAsync(TimeProvider.System, cancellation);
         Assert.Equal(1501, store.GraphCounts("c")["text"]);
-        Assert.InRange(store.GraphSlots("c")["text"], 1501, 2000);
+        // A mend in the middle of the deletes keeps the room of those after it, until they are many again.
+        Assert.InRange(store.GraphSlots("c")["text"], 1501, 1501 + 1024);
         AssertNearest([replaced, .. documents[9..]]);
         store.Delete(store.Document("c", documents[9].Document.Source)!.Id);
         IngestedDocument late = RandomDocument(random, "c", "late", 99) with { Passages = [Text("late", random)] };

@@ -110,7 +110,7 @@ public sealed class SchedulingTests
     }
 
     [Fact]
-    public void Steps_of_a_few_tokens_do_not_make_wide_ones_look_cheap()
+    public void Steps_of_a_few_tokens_and_wide_ones_say_nothing_of_each_other()
     {
         var cost = new StepCosts(0.003);
         for (int i = 0; i < 4; i++)
@@ -129,6 +129,44 @@ public sealed class SchedulingTests
         DecodingSequence[] sequences = [new(1500, 1), new(0, 0.1)];
         int[] tokens = new int[2];
         Assert.InRange(TokenBudget.Step(sequences, 0, cost, tokens), 2, 16);
+
+        // What was not measured lies between its neighbours that were.
+        var few = new StepCosts(new CostProfile(0, 0.001, 1, 0));
+        few.Observe(2, 0.005);
+        few.Observe(9, 0.008);
+        Assert.Equal([0.001, 0.005, 0.005, 0.007, 0.008, 0.008, 0.010], new[] { 1, 2, 3, 7, 8, 9, 10 }.Select(few.Expect), (a, b) => Math.Abs(a - b) < 1e-9);
+    }
+
+    [Fact]
+    public void Answers_keep_their_pace_however_long_prompts_go_on_beside_them()
+    {
+        static double Seconds(int tokens) => tokens <= 4 ? 0.008 : 0.008 + (0.0015 * (tokens - 4));
+        var random = new Random(5);
+        var cost = new StepCosts(0.003);
+        for (int i = 0; i < 50; i++)
+        {
+            cost.Observe(4, Seconds(4));
+        }
+        // Overdue prompts without end. Their steps must not make the pace that they are held to: each would be a little longer than the last.
+        int[] tokens = new int[5];
+        double longest = 0;
+        int prompts = 0;
+        for (int i = 0; i < 5000; i++)
+        {
+            DecodingSequence[] sequences = [new(1500, 0), new(0, 0.1), new(0, 0.1), new(0, 0.1), new(0, 0.1)];
+            int n = TokenBudget.Step(sequences, 0, cost, tokens);
+            prompts += tokens[0];
+            longest = Math.Max(longest, Seconds(n));
+            cost.Observe(n, Seconds(n) * (0.9 + (0.4 * random.NextDouble())));
+        }
+        Assert.True(longest <= 2 * Seconds(4), $"{longest}");
+        Assert.True(prompts >= 5000 * 2, $"{prompts}");
+
+        // More answers than fit into their pace: the prompt goes on all the same.
+        DecodingSequence[] many = [new(1500, 0), .. Enumerable.Repeat(new DecodingSequence(0, -1), 40)];
+        int[] each = new int[many.Length];
+        Assert.Equal(42, TokenBudget.Step(many, 0, cost, each));
+        Assert.Equal(2, each[0]);
     }
 
     [Fact]
