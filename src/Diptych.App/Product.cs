@@ -166,7 +166,7 @@ public sealed class Product : IAsyncDisposable
         // As many as have a place, at their largest: sixteen bits in the file, single precision in memory.
         inference.Hold(MemoryKind.Adapters, chosen.Name, added.Select(a => 2 * a.Bytes).OrderDescending().Take(LocalModel.AdapterPlaces).Sum());
         var adapters = added.ToDictionary(m => m.Name, folder.PathOf);
-        return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time, adapters, reading, swapBytes: (long)options.Llm.SwapMb << 20, separatesTenants: options.Llm.SeparateTenants);
+        return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time, adapters, reading, swapBytes: (long)options.Llm.SwapMb << 20, separatesTenants: options.Llm.SeparateTenants, objectives: options.Objectives(), kept: (inference.Profiles, chosen.Versioned));
     }
 
     private IEnumerable<RemoteServer> Remotes() => Encoders.Values.OfType<RemoteEncoder>().Select(e => e.Server).Concat(_writer is null ? [] : [_writer.Server]);

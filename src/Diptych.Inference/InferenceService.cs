@@ -89,6 +89,9 @@ public sealed partial class InferenceService : IAsyncDisposable
 
     public TimeProvider Time => _time;
 
+    /// <summary>What was measured of models, kept from start to start.</summary>
+    public ModelProfiles Profiles => _options.Profiles;
+
     /// <summary>Makes a model known. It is loaded when it is asked for, or by <see cref="LoadAsync(string, CancellationToken)"/>.</summary>
     /// <exception cref="InvalidRequestException">There is a model of this name.</exception>
     public void Add(IModelBackend backend)

@@ -29,5 +29,6 @@ public sealed record LaneObjective(TimeSpan Target, TimeSpan Expiry, TimeSpan Ma
         [Lane.Bulk] = new(TimeSpan.FromSeconds(60), Timeout.InfiniteTimeSpan, TimeSpan.FromMilliseconds(50)),
     };
 
-    internal bool Expires => Expiry != Timeout.InfiniteTimeSpan;
+    /// <summary>Whether what waits is ever dropped.</summary>
+    public bool Expires => Expiry != Timeout.InfiniteTimeSpan;
 }

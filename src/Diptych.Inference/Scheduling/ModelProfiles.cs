@@ -6,7 +6,8 @@ namespace Diptych.Inference.Scheduling;
 /// <summary>What was measured of a model on a device.</summary>
 /// <param name="WeightBytes">Memory that it takes once loaded.</param>
 /// <param name="WorkspaceBytes">Memory that its largest batches took on top.</param>
-public sealed record ModelProfile(CostProfile Cost, long WeightBytes, long WorkspaceBytes, double LoadSeconds);
+/// <param name="FewTokens">Of a decoder: seconds of its steps by their tokens, as far as they are few.</param>
+public sealed record ModelProfile(CostProfile Cost, long WeightBytes, long WorkspaceBytes, double LoadSeconds, IReadOnlyList<double>? FewTokens = null);
 
 /// <summary>Profiles by machine, device, model and revision, kept in a file so that a start need not measure again.</summary>
 /// <param name="path">Null keeps them for this process only.</param>
@@ -15,7 +16,10 @@ public sealed class ModelProfiles(string? path)
     private readonly Lock _lock = new();
     private Dictionary<string, ModelProfile>? _profiles;
 
-    public ModelProfile? Find(ModelDescription model, string device)
+    public ModelProfile? Find(ModelDescription model, string device) => Find($"{model.Name}@{model.Revision}", device);
+
+    /// <param name="model">Its name and revision.</param>
+    public ModelProfile? Find(string model, string device)
     {
         lock (_lock)
         {
@@ -24,7 +28,10 @@ public sealed class ModelProfiles(string? path)
     }
 
     /// <summary>Keeps a profile. A file that cannot be written costs the next start a measurement, and nothing else.</summary>
-    public void Save(ModelDescription model, string device, ModelProfile profile)
+    public void Save(ModelDescription model, string device, ModelProfile profile) => Save($"{model.Name}@{model.Revision}", device, profile);
+
+    /// <inheritdoc cref="Save(ModelDescription, string, ModelProfile)"/>
+    public void Save(string model, string device, ModelProfile profile)
     {
         lock (_lock)
         {
@@ -60,7 +67,7 @@ public sealed class ModelProfiles(string? path)
         return _profiles ??= [];
     }
 
-    private static string Key(ModelDescription model, string device) => $"{Machine}/{device}/{model.Name}@{model.Revision}";
+    private static string Key(string model, string device) => $"{Machine}/{device}/{model}";
 
     private static string Machine { get; } = $"{Processor()} x {Environment.ProcessorCount}, {RuntimeInformation.ProcessArchitecture}";
 

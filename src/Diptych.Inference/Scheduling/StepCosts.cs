@@ -7,9 +7,6 @@ namespace Diptych.Inference.Scheduling;
 /// </summary>
 public sealed class StepCosts
 {
-    /// <summary>From this many tokens on a step is wide.</summary>
-    private const int Wide = 64;
-
     private const double Learn = 0.1;
 
     /// <summary>A step counts as this many times the usual at most.</summary>
@@ -26,7 +23,28 @@ public sealed class StepCosts
     /// <param name="perTokenSeconds">The guess before the first measurement.</param>
     public StepCosts(double perTokenSeconds) => _wide = new CostModel(perTokenSeconds);
 
-    public StepCosts(CostProfile profile) => _wide = new CostModel(profile);
+    /// <summary>Goes on from what was learned before.</summary>
+    /// <param name="few">What <see cref="Few"/> gave.</param>
+    public StepCosts(CostProfile wide, IReadOnlyList<double>? few = null)
+    {
+        _wide = new CostModel(wide);
+        for (int tokens = 0; tokens < Math.Min(few?.Count ?? 0, Wide); tokens++)
+        {
+            _mean[tokens] = few![tokens];
+        }
+    }
+
+    /// <summary>From this many tokens on a step is wide.</summary>
+    public const int Wide = 64;
+
+    /// <summary>Whether wide steps were measured, here or before.</summary>
+    public bool IsMeasured => _wide.IsMeasured;
+
+    /// <summary>What was learned of steps with many tokens.</summary>
+    public CostProfile Profile => _wide.Profile;
+
+    /// <summary>Seconds of steps with as many tokens as a place's number, 0 where none was measured.</summary>
+    public double[] Few() => [.. _mean];
 
     /// <summary>Mean absolute relative error of what was expected.</summary>
     public double Error { get; private set; }

@@ -2,7 +2,7 @@ namespace Diptych.Inference.Scheduling;
 
 /// <summary>A sequence that a decoder works on.</summary>
 /// <param name="PromptLeft">Prompt tokens not yet computed; 0 once it decodes.</param>
-/// <param name="Deadline">When its first token is due, or its next one.</param>
+/// <param name="Deadline">When its first token is due, or its next one; infinite where nobody reads along.</param>
 public readonly record struct DecodingSequence(int PromptLeft, double Deadline);
 
 /// <summary>
@@ -42,27 +42,34 @@ public static class TokenBudget
     }
 
     /// <summary>
-    /// Running answers are to keep nearly their undisturbed pace beside a prompt: a step takes little longer than it would without. Only
+    /// Running answers are to keep nearly their undisturbed pace beside prompts: a step takes little longer than it would without. Only
     /// where that would make a prompt miss its time, and a longer step would not, may steps be as long as the objective allows.
     /// </summary>
     private static void Pace(Span<DecodingSequence> sequences, int decoding, double now, StepCosts cost)
     {
-        double prompts = 0, due = double.NegativeInfinity;
-        foreach (ref readonly DecodingSequence sequence in sequences)
-        {
-            prompts += sequence.PromptLeft;
-            due = sequence.PromptLeft > 0 ? Math.Max(due, sequence.Deadline) : due;
-        }
         double alone = cost.Expect(decoding), step = Math.Max(SmoothStep * alone, ShortSeconds), perToken = (cost.Expect(MostTokens) - alone) / (MostTokens - decoding);
         double inStep = Math.Max(LeastOfPrompts, (step - alone) / perToken);
-        bool late = now + (prompts / inStep * step) > due, canBe = now + (prompts * perToken) + (2 * alone) <= due;
-        if (late && canBe)
+        foreach (ref readonly DecodingSequence prompt in sequences)
         {
-            return;
+            if (prompt.PromptLeft == 0)
+            {
+                continue;
+            }
+            double ahead = 0;
+            foreach (ref readonly DecodingSequence other in sequences)
+            {
+                ahead += other.Deadline <= prompt.Deadline ? other.PromptLeft : 0;
+            }
+            bool late = now + (ahead / inStep * step) > prompt.Deadline, canBe = now + (ahead * perToken) + (2 * alone) <= prompt.Deadline;
+            if (late && canBe)
+            {
+                return;
+            }
         }
         foreach (ref DecodingSequence sequence in sequences)
         {
-            if (sequence.PromptLeft == 0)
+            // Who has no pace to keep does not ask for one.
+            if (sequence.PromptLeft == 0 && sequence.Deadline < double.PositiveInfinity)
             {
                 sequence = sequence with { Deadline = Math.Min(sequence.Deadline, now + step) };
             }

@@ -8,39 +8,71 @@ namespace Diptych.Runtimes.Decoding;
 /// <summary>An answer that is being written, and its pace.</summary>
 public sealed partial class DecoderEngine
 {
-    /// <summary>Puts a request to those that wait, unless its tenant has its part of the queue already, or it would come too late for the client.</summary>
+    /// <summary>
+    /// Puts a request to those that wait, unless its tenant has its part of the queue already, or it would come too late for the client, or
+    /// wait for longer than its lane lets anything wait.
+    /// </summary>
     private void Join(Sequence sequence, RequestTerms terms)
     {
         int tenant = sequence.Tenant = _shares.IndexOf(terms.Tenant);
+        sequence.Lane = terms.Lane ?? Lane.Generate;
         sequence.PromptSeconds = sequence.Prompt.Length * _cost.Expect(TokenBudget.MostTokens) / TokenBudget.MostTokens;
         int own = _waiting.Count(w => w.Tenant == tenant), tenants = _waiting.Select(w => w.Tenant).Append(tenant).Distinct().Count();
-        double ahead = _shares.Ahead(tenant, Lane.Generate, 0);
+        double ahead = Enum.GetValues<Lane>().Where(l => l <= sequence.Lane).Sum(l => _shares.Ahead(tenant, l, 0));
+        LaneObjective objective = _objectives[sequence.Lane];
         if (own >= MaxWaiting / tenants || _waiting.Count >= 2 * MaxWaiting)
         {
             throw new OverloadedException($"{own} requests wait for the language model.", TimeSpan.FromSeconds(Math.Max(1, ahead)));
         }
+        if (objective.Expires)
+        {
+            sequence.DueAt = ahead <= objective.Expiry.TotalSeconds ? sequence.Arrived + objective.Expiry.TotalSeconds
+                : throw new OverloadedException($"Those who wait for the language model have {ahead:0} s of prompts.", TimeSpan.FromSeconds(Math.Max(1, ahead - objective.Expiry.TotalSeconds)));
+        }
         if (terms.Left(_time) is { } left)
         {
             double late = ahead + sequence.PromptSeconds - left.TotalSeconds;
-            sequence.DueAt = late <= 0 ? sequence.Arrived + left.TotalSeconds
+            sequence.DueAt = late <= 0 ? Math.Min(sequence.DueAt, sequence.Arrived + left.TotalSeconds)
                 : throw new OverloadedException("The language model would begin its answer after the request's time has passed.", TimeSpan.FromSeconds(Math.Max(1, late)));
         }
-        _shares.Enter(tenant, Lane.Generate, sequence.PromptSeconds);
+        _shares.Enter(tenant, sequence.Lane, sequence.PromptSeconds);
+    }
+
+    /// <summary>What admission reckons with before anything was measured: one step of few tokens and one of many.</summary>
+    private void Probe()
+    {
+        if (_cost.IsMeasured)
+        {
+            return;
+        }
+        var blocks = SequenceBlocks.For(_blocks, StepCosts.Wide);
+        foreach (int tokens in new[] { 1, StepCosts.Wide })
+        {
+            double start = Now();
+            _logits = _decoder.Forward([new Stretch(new int[tokens], 0, blocks)], _blocks, _team, _logits);
+            _cost.Observe(tokens, Now() - start);
+        }
+        blocks.Release();
     }
 
     private void Unlist(LinkedListNode<Sequence> node)
     {
         _waiting.Remove(node);
-        _shares.Leave(node.Value.Tenant, Lane.Generate, node.Value.PromptSeconds);
+        _shares.Leave(node.Value.Tenant, node.Value.Lane, node.Value.PromptSeconds);
     }
 
-    /// <summary>Who comes next: an answer that gave way; else, of the tenant that was served least, the one that waits longest.</summary>
+    /// <summary>
+    /// Who comes next: an answer that gave way; else what somebody waits for, and bulk work that has reached its age; of that the tenant's that
+    /// was served least, the one that waits longest.
+    /// </summary>
     private LinkedListNode<Sequence>? Leading()
     {
+        double now = Now();
+        (bool, double) Rank(Sequence s) => (s.Lane == Lane.Bulk && now < s.Arrived + _objectives[Lane.Bulk].Target.TotalSeconds, _shares.Served(s.Tenant, s.Lane));
         LinkedListNode<Sequence>? leads = _waiting.First;
         for (LinkedListNode<Sequence>? node = leads?.Value.GaveWay == true ? null : leads?.Next; node is not null; node = node.Next)
         {
-            if (_shares.Served(node.Value.Tenant, Lane.Generate) < _shares.Served(leads!.Value.Tenant, Lane.Generate))
+            if (Rank(node.Value).CompareTo(Rank(leads!.Value)) < 0)
             {
                 leads = node;
             }
@@ -56,7 +88,7 @@ public sealed partial class DecoderEngine
         {
             for (int i = 0; i < members.Count; i++)
             {
-                _shares.Charge(members[i].Tenant, Lane.Generate, perToken * stretches[i].Tokens.Length);
+                _shares.Charge(members[i].Tenant, members[i].Lane, perToken * stretches[i].Tokens.Length);
             }
         }
     }
@@ -135,10 +167,12 @@ public sealed partial class DecoderEngine
 
         public int Tenant { get; set; }
 
+        public Lane Lane { get; set; }
+
         /// <summary>What computing its prompt is expected to take.</summary>
         public double PromptSeconds { get; set; }
 
-        /// <summary>When the client has no use any more for its first token.</summary>
+        /// <summary>When it is dropped if it still waits.</summary>
         public double DueAt { get; set; } = double.PositiveInfinity;
 
         /// <summary>Whether it ran before.</summary>

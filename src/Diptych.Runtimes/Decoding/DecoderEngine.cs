@@ -38,7 +38,8 @@ public sealed partial class DecoderEngine : IDisposable
     private readonly KeyValueBlocks _blocks;
     private readonly CoreTeam _team;
     private readonly TimeProvider _time;
-    private readonly StepCosts _cost = new(0.003);
+    private readonly StepCosts _cost;
+    private readonly IReadOnlyDictionary<Lane, LaneObjective> _objectives;
     private readonly GuessCost _guessCost;
     private readonly PrefixCache _prefixes;
     private readonly SwapFile _swap;
@@ -54,10 +55,12 @@ public sealed partial class DecoderEngine : IDisposable
     private long _promptTokens, _cachedTokens, _generatedTokens, _preemptions, _swapped, _guessed, _guessedRight;
 
     /// <param name="cacheBytes">Memory for keys and values.</param>
+    /// <param name="cost">What is known of steps from before; it goes on learning.</param>
     /// <param name="swapBytes">Room on disk for those of answers that gave way; as much as the memory where it is not said.</param>
-    public DecoderEngine(Decoder decoder, BytePairTokenizer tokenizer, long cacheBytes, TimeProvider time, int? threads = null, long? swapBytes = null)
+    /// <param name="objectives">When first tokens are due, and when those that wait for theirs are dropped; null for the defaults.</param>
+    public DecoderEngine(Decoder decoder, BytePairTokenizer tokenizer, long cacheBytes, TimeProvider time, StepCosts cost, int? threads = null, long? swapBytes = null, IReadOnlyDictionary<Lane, LaneObjective>? objectives = null)
     {
-        (_decoder, _tokenizer, _time) = (decoder, tokenizer, time);
+        (_decoder, _tokenizer, _time, _objectives, _cost) = (decoder, tokenizer, time, objectives ?? LaneObjective.Defaults, cost);
         var layout = new KeyValueLayout(decoder.Config);
         _blocks = new KeyValueBlocks(decoder.Config, (int)Math.Clamp(cacheBytes / layout.PageBytes, 8L * layout.Groups, 1 << 26));
         MaxTokens = LongestWithin(layout, decoder.Config.MaxTokens, _blocks.Count);
@@ -66,6 +69,7 @@ public sealed partial class DecoderEngine : IDisposable
         _swap = new SwapFile(_blocks, swapBytes ?? cacheBytes, time);
         _team = new CoreTeam(threads ?? Environment.ProcessorCount);
         _ends = [.. decoder.Config.EndTokens, .. new[] { "<|im_end|>", "<|eot_id|>", "<|eot|>", "<|end_of_text|>", "<|endoftext|>" }.Where(tokenizer.Specials.ContainsKey).Select(s => tokenizer.Specials[s])];
+        Probe();
         _thread = new Thread(Work) { IsBackground = true, Name = "decoder" };
         _thread.Start();
     }
@@ -85,7 +89,7 @@ public sealed partial class DecoderEngine : IDisposable
 
     /// <summary>Answers a prompt; ends early, and gives its memory back at once, when it is cancelled.</summary>
     /// <exception cref="InvalidRequestException">The prompt is empty, or longer than the model or the memory takes.</exception>
-    /// <exception cref="OverloadedException">Too many of this tenant's wait already, or the client's limit would pass before the first token.</exception>
+    /// <exception cref="OverloadedException">Too many of this tenant's wait already, or the client's limit or the lane's expiry would pass before the first token, or has.</exception>
     public async IAsyncEnumerable<GeneratedText> GenerateAsync(
         Prompt prompt, Sampling sampling, LoraAdapter? adapter, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellation)
     {
@@ -208,6 +212,7 @@ public sealed partial class DecoderEngine : IDisposable
                 return;
             }
             Unlist(first);
+            sequence.DueAt = double.PositiveInfinity;
             sequence.Computed = _prefixes.Find(sequence.Hashes, sequence.Seed, sequence.Ids, sequence.Blocks) * KeyValueBlocks.TokensPerBlock;
             sequence.Cached = Math.Max(sequence.Cached, sequence.Computed);
             _cachedTokens += sequence.Computed;
@@ -224,7 +229,8 @@ public sealed partial class DecoderEngine : IDisposable
         {
             Sequence s = _running[i];
             int left = s.Ids.Count - s.Computed;
-            states[i] = new DecodingSequence(left > 1 || s.Generated == 0 ? left : 0, s.Generated == 0 ? s.Arrived + 1 : s.LastTokenAt + BetweenTokens.TotalSeconds);
+            double due = s.Generated == 0 ? s.Arrived + _objectives[s.Lane].Target.TotalSeconds : s.Lane == Lane.Bulk ? double.PositiveInfinity : s.LastTokenAt + BetweenTokens.TotalSeconds;
+            states[i] = new DecodingSequence(left > 1 || s.Generated == 0 ? left : 0, due);
         }
         int[] tokens = new int[states.Length];
         TokenBudget.Step(states, now, _cost, tokens);
@@ -317,7 +323,7 @@ public sealed partial class DecoderEngine : IDisposable
     private bool Emit(Sequence s, int token, double now)
     {
         _generatedTokens++;
-        (s.LastTokenAt, s.DueAt) = (now, double.PositiveInfinity);
+        s.LastTokenAt = now;
         bool ended = _ends.Contains(token);
         string text = "";
         if (!ended)
@@ -358,7 +364,7 @@ public sealed partial class DecoderEngine : IDisposable
             {
                 continue;
             }
-            Sequence victim = _running.Where(r => !r.Preempted && r.Blocks.Held > 0).MaxBy(r => r.Arrived)!;
+            Sequence victim = _running.Where(r => !r.Preempted && r.Blocks.Held > 0).MaxBy(r => (r.Lane == Lane.Bulk, r.Arrived))!;
             GiveWay(victim);
             if (victim == s)
             {
@@ -377,7 +383,7 @@ public sealed partial class DecoderEngine : IDisposable
                 _running.Remove(sequence);
                 sequence.Preempted = false;
                 sequence.GaveWay = true;
-                _shares.Enter(sequence.Tenant, Lane.Generate, sequence.PromptSeconds);
+                _shares.Enter(sequence.Tenant, sequence.Lane, sequence.PromptSeconds);
                 _waiting.AddFirst(sequence);
             }
         }

@@ -2,6 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Text.Json;
 using Diptych.Core;
 using Diptych.Inference;
+using Diptych.Inference.Scheduling;
 using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Structured;
 using Microsoft.Extensions.AI;
@@ -27,8 +28,14 @@ public sealed class LocalModel : IChatClient, IContextWindow
         _tokens = new Lazy<TokenTrie>(() => new TokenTrie([.. Enumerable.Range(0, tokenizer.Count).Select(i => tokenizer.Specials.Values.Contains(i) ? [] : tokenizer.Bytes(i).ToArray())]));
     }
 
+    /// <summary>Seconds of a token before any was measured.</summary>
+    private const double FirstGuess = 0.003;
+
     /// <summary>Adapters that are in memory at a time.</summary>
     public const int AdapterPlaces = 8;
+
+    /// <summary>Keeps what was learned of steps for the next start.</summary>
+    private Action Keep { get; init; } = () => { };
 
     public string Name { get; }
 
@@ -87,8 +94,12 @@ public sealed class LocalModel : IChatClient, IContextWindow
     /// <param name="slots">Adapters in memory at a time.</param>
     /// <param name="swapBytes">Room on disk for keys and values of answers that gave way; as much as in memory where it is not said.</param>
     /// <param name="separatesTenants">Whether what is kept of a prompt serves only the tenant whose prompt it was.</param>
+    /// <param name="objectives">When first tokens are due, and when those that wait for theirs are dropped; null for the defaults.</param>
+    /// <param name="kept">Where what steps take is kept from start to start, and as whose.</param>
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
-    public static LocalModel Open(string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = AdapterPlaces, long? swapBytes = null, bool separatesTenants = false)
+    public static LocalModel Open(
+        string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = AdapterPlaces, long? swapBytes = null,
+        bool separatesTenants = false, IReadOnlyDictionary<Lane, LaneObjective>? objectives = null, (ModelProfiles Profiles, string Model)? kept = null)
     {
         reading?.Add(name, path);
         foreach (var (adapter, folder) in reading is null ? new Dictionary<string, string>() : adapters ?? new Dictionary<string, string>())
@@ -97,7 +108,11 @@ public sealed class LocalModel : IChatClient, IContextWindow
         }
         BytePairTokenizer tokenizer = ReadTokenizer(path);
         Decoder decoder = Decoder.Open(path);
-        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time, swapBytes: swapBytes), tokenizer, ReadFormat(path, tokenizer, time), adapters ?? new Dictionary<string, string>(), slots, reading, separatesTenants);
+        StepCosts cost = kept?.Profiles.Find(kept.Value.Model, Device.Cpu.Name) is { } known ? new StepCosts(known.Cost, known.FewTokens) : new StepCosts(FirstGuess);
+        return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time, cost, swapBytes: swapBytes, objectives: objectives), tokenizer, ReadFormat(path, tokenizer, time), adapters ?? new Dictionary<string, string>(), slots, reading, separatesTenants)
+        {
+            Keep = () => kept?.Profiles.Save(kept.Value.Model, Device.Cpu.Name, new ModelProfile(cost.Profile, 0, 0, 0, cost.Few())),
+        };
     }
 
     /// <summary>Whether its template writes functions that can be called as the model was taught.</summary>
@@ -312,6 +327,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
     public void Dispose()
     {
         Engine.Dispose();
+        Keep();
         _slots.Dispose();
     }
 }

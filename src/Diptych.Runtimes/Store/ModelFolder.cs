@@ -1,5 +1,7 @@
 using System.Security.Cryptography;
+using System.Text;
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using Diptych.Core;
 using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Encoders;
@@ -35,6 +37,10 @@ public sealed record InstalledModel(string Name, ModelKind Kind, string Source, 
 {
     /// <summary>Size of all files.</summary>
     public long Bytes { get; init; }
+
+    /// <summary>Its name with what tells its files from any others.</summary>
+    [JsonIgnore]
+    public string Versioned => $"{Name}@{Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(string.Concat(Files.OrderBy(f => f.Key, StringComparer.Ordinal).Select(f => f.Value)))))[..12]}";
 }
 
 /// <summary>
@@ -45,7 +51,7 @@ public sealed record InstalledModel(string Name, ModelKind Kind, string Source, 
 public sealed class ModelFolder(string folder)
 {
     private const string Manifest = "diptych.json";
-    private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web) { WriteIndented = true, Converters = { new System.Text.Json.Serialization.JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) } };
+    private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web) { WriteIndented = true, Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) } };
 
     /// <exception cref="InvalidDataException">A manifest is damaged; the message names its file.</exception>
     public IReadOnlyList<InstalledModel> List() => !Directory.Exists(folder) ? [] :

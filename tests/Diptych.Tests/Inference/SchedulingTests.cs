@@ -162,6 +162,13 @@ public sealed class SchedulingTests
         Assert.True(longest <= 2 * Seconds(4), $"{longest}");
         Assert.True(prompts >= 5000 * 2, $"{prompts}");
 
+        // One that is overdue does not keep steps short where the next can be in time; answers that nobody reads along have no pace.
+        var wide = new StepCosts(new CostProfile(0.01, 0.0005, 1, 0));
+        int[] three = new int[3];
+        Assert.InRange(TokenBudget.Step([new(20, -1), new(600, 0.5), new(0, 0.1)], 0, wide, three), 150, 200);
+        Assert.InRange(TokenBudget.Step([new(20, -1), new(5000, 0.5), new(0, 0.1)], 0, wide, three), 3, 30);
+        Assert.Equal(TokenBudget.MostTokens, TokenBudget.Step([new(20, -1), new(5000, 0.5), new(0, double.PositiveInfinity)], 0, wide, three));
+
         // More answers than fit into their pace: the prompt goes on all the same.
         DecodingSequence[] many = [new(1500, 0), .. Enumerable.Repeat(new DecodingSequence(0, -1), 40)];
         int[] each = new int[many.Length];

@@ -1,5 +1,6 @@
 using Diptych.Core;
 using Diptych.Inference;
+using Diptych.Inference.Scheduling;
 using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Xunit;
@@ -9,6 +10,8 @@ namespace Diptych.Tests.Runtimes;
 [Collection("decoders")]
 public sealed class DecoderEngineTests
 {
+    private static string Gguf => Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf");
+
     private static readonly CancellationToken None = CancellationToken.None;
 
     [Theory]
@@ -89,7 +92,8 @@ public sealed class DecoderEngineTests
     [Fact]
     public async Task A_tenant_that_floods_waits_for_itself_and_a_limit_that_would_pass_is_refused()
     {
-        using var model = Open(24 << 20);
+        var objectives = new Dictionary<Lane, LaneObjective>(LaneObjective.Defaults) { [Lane.Generate] = new(TimeSpan.FromSeconds(1), TimeSpan.FromMinutes(5), TimeSpan.FromSeconds(0.1)) };
+        using var model = LocalModel.Open("smollm2", Gguf, 24 << 20, TimeProvider.System, objectives: objectives);
         string text = string.Join(' ', Enumerable.Repeat("Ships pass the harbour in the evening and the keeper writes their names down.", 20));
         int flooded = 0;
         new RequestTerms { Tenant = "flood" }.Begin();
@@ -109,6 +113,37 @@ public sealed class DecoderEngineTests
         Assert.True(late.RetryAfter >= TimeSpan.FromSeconds(1));
         new RequestTerms().Begin();
         await Task.WhenAll(flood);
+    }
+
+    [Fact]
+    public async Task Nobody_waits_for_bulk_work_or_longer_than_the_lane_allows_and_what_steps_took_is_kept()
+    {
+        string text = string.Join(' ', Enumerable.Repeat("Ships pass the harbour in the evening and the keeper writes their names down.", 20)), kept = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid():N}.json");
+        var brief = new Sampling { MaxTokens = 4 };
+        var objectives = new Dictionary<Lane, LaneObjective>(LaneObjective.Defaults) { [Lane.Interactive] = new(TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(0.05), TimeSpan.FromSeconds(0.1)) };
+        using (var model = LocalModel.Open("smollm2", Gguf, 24 << 20, TimeProvider.System, objectives: objectives, kept: (new ModelProfiles(kept), "smollm2@1")))
+        {
+            int done = 0;
+            new RequestTerms { Lane = Lane.Bulk }.Begin();
+            Task<(string, string)>[] bulk = [.. Enumerable.Range(0, 16).Select(async i =>
+            {
+                var answer = await AnswerAsync(model, $"{i}. {text}", brief);
+                Interlocked.Increment(ref done);
+                return answer;
+            })];
+            await Task.WhenAny(bulk);
+            new RequestTerms { Lane = Lane.Interactive }.Begin();
+            await Assert.ThrowsAsync<OverloadedException>(() => AnswerAsync(model, $"At once: {text}", brief));
+            new RequestTerms().Begin();
+            await AnswerAsync(model, $"Somebody waits: {text}", brief);
+            Assert.InRange(done, 0, 8);
+            await Task.WhenAll(bulk);
+        }
+        ModelProfile learned = new ModelProfiles(kept).Find("smollm2@1", "cpu")!;
+        Assert.True(learned.Cost.PerUnitSeconds > 0);
+        Assert.Contains(learned.FewTokens!, s => s > 0);
+        Assert.Equal(learned.FewTokens!, new StepCosts(learned.Cost, learned.FewTokens).Few());
+        File.Delete(kept);
     }
 
     [Fact]
@@ -143,7 +178,7 @@ public sealed class DecoderEngineTests
         Assert.Equal("�", new TextStream([]) is var broken && broken.Add(euro.AsSpan(0, 1)).Length == 0 ? broken.End() : "");
     }
 
-    private static LocalModel Open(long cacheBytes, int swapMegabytes = 0) => LocalModel.Open("smollm2", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), cacheBytes, TimeProvider.System, swapBytes: (long)swapMegabytes << 20);
+    private static LocalModel Open(long cacheBytes, int swapMegabytes = 0) => LocalModel.Open("smollm2", Gguf, cacheBytes, TimeProvider.System, swapBytes: (long)swapMegabytes << 20);
 
     private static async Task<(string Text, string Finish)> AnswerAsync(LocalModel model, string question, Sampling? sampling = null)
     {
