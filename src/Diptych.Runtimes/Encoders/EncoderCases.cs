@@ -9,12 +9,12 @@ internal static class EncoderCases
 {
     public static IReadOnlyList<VerifiedCase> Run(string directory)
     {
-        bool siglip = DualEncoder.Kind(directory) == "siglip";
+        PairKind kind = DualEncoder.Kind(directory)!.Value;
         using JsonDocument config = DualEncoder.Config(directory);
         using var weights = new SafeTensorsFile(Path.Combine(directory, "model.safetensors"));
         using var cases = new SafeTensorsFile(Path.Combine(directory, "cases.safetensors"));
-        using var text = new TextTower(weights, config.RootElement.GetProperty("text_config"), siglip);
-        using var image = new ImageTower(weights, config.RootElement.GetProperty("vision_config"), siglip);
+        using var text = new TextTower(weights, config.RootElement.GetProperty("text_config"), kind);
+        using var image = new ImageTower(weights, config.RootElement.GetProperty("vision_config"), kind);
         var found = new List<VerifiedCase>();
         if (cases.Tensors.TryGetValue("input_ids", out StoredTensor? ids))
         {
@@ -23,8 +23,12 @@ internal static class EncoderCases
         }
         if (cases.Tensors.TryGetValue("pixel_values", out StoredTensor? pixels))
         {
+            if (pixels.Shape.Count != 4)
+            {
+                throw new InvalidDataException($"{directory}/cases.safetensors: pixel_values is read as [n, 3, height, width], and has {pixels.Shape.Count} dimensions.");
+            }
             float[] all = cases.Floats(pixels);
-            Compare(cases.Tensors.ContainsKey("image_embeds") ? "image_embeds" : "image_embeds_of_fp16_pixels", [.. all.Chunk(all.Length / pixels.Shape[0]).SelectMany(picture => image.Run(picture))]);
+            Compare(cases.Tensors.ContainsKey("image_embeds") ? "image_embeds" : "image_embeds_of_fp16_pixels", [.. all.Chunk(all.Length / pixels.Shape[0]).SelectMany(picture => image.Run(picture, pixels.Columns))]);
         }
         return found;
 

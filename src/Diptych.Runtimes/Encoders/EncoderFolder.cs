@@ -13,7 +13,7 @@ namespace Diptych.Runtimes.Encoders;
 internal sealed class EncoderFolder
 {
     /// <summary>Where exports lie, the first that is there counts.</summary>
-    private static readonly string[] Exports = ["model.onnx", "onnx/model.onnx", "model_quantized.onnx", "onnx/model_quantized.onnx"];
+    internal static readonly string[] Exports = ["model.onnx", "onnx/model.onnx", "model_quantized.onnx", "onnx/model_quantized.onnx"];
 
     private const string PoolingFile = "1_Pooling/config.json";
     private readonly string _directory;
@@ -74,7 +74,7 @@ internal sealed class EncoderFolder
 
     /// <summary>Whether a file beneath the top folder belongs to such a model, or to a pair of towers: of several exports the one that is run.</summary>
     /// <param name="all">The model's files.</param>
-    public static bool IsPart(string file, IReadOnlyCollection<string> all) => file == PoolingFile || ExportedPair.IsPart(file, all) || (Array.Find(Exports, all.Contains) is { } export && (file == export || file == $"{export}_data"));
+    public static bool IsPart(string file, IReadOnlyCollection<string> all) => file == PoolingFile || (ExportedPair.Find(all) is not null ? ExportedPair.IsPart(file, all) : Array.Find(Exports, all.Contains) is { } export && (file == export || file == $"{export}_data"));
 
     /// <summary>Reads everything, the weights too: what cannot be run is refused when it is added, and not when somebody asks it.</summary>
     /// <exception cref="InvalidDataException">It cannot be run; the message says why.</exception>

@@ -1,6 +1,7 @@
 using System.Numerics.Tensors;
 using System.Text.Json;
 using Diptych.Runtimes.Decoding;
+using Diptych.Runtimes.Images;
 
 namespace Diptych.Runtimes.Encoders;
 
@@ -90,7 +91,7 @@ internal abstract unsafe class EncoderTower : IDisposable
     protected NormWeights Norm(string name) => new(Vector($"{name}.weight"), Vector($"{name}.bias"));
 
     /// <summary>All layers over [n, width], in place.</summary>
-    protected void Run(float[] x, int n)
+    protected void RunLayers(float[] x, int n)
     {
         float[] h = new float[x.Length], q = new float[x.Length], k = new float[x.Length], v = new float[x.Length], mixed = new float[x.Length];
         foreach (Layer layer in _layers)
@@ -218,13 +219,13 @@ internal sealed class TextTower : EncoderTower
     private readonly bool _siglip;
     private readonly int _end;
 
-    public TextTower(SafeTensorsFile file, JsonElement settings, bool siglip)
-        : base(file, settings, "text_model", causal: !siglip)
+    public TextTower(SafeTensorsFile file, JsonElement settings, PairKind kind)
+        : base(file, settings, "text_model", causal: kind == PairKind.Clip)
     {
-        _siglip = siglip;
+        _siglip = kind != PairKind.Clip;
         (_tokens, _positions) = (Vector("text_model.embeddings.token_embedding.weight"), Vector("text_model.embeddings.position_embedding.weight"));
         _last = Norm("text_model.final_layer_norm");
-        _projection = Linear(siglip ? "text_model.head" : "text_projection");
+        _projection = Linear(_siglip ? "text_model.head" : "text_projection");
         MaxTokens = Int(settings, "max_position_embeddings");
         Vocabulary = _tokens.Length / Width;
         _end = settings.TryGetProperty("eos_token_id", out JsonElement end) && end.TryGetInt32(out int id) ? id : 49407;
@@ -250,7 +251,7 @@ internal sealed class TextTower : EncoderTower
             }
             TensorPrimitives.Add<float>(_tokens.AsSpan(ids[i] * Width, Width), _positions.AsSpan(i * Width, Width), x.AsSpan(i * Width, Width));
         }
-        Run(x, n);
+        RunLayers(x, n);
         Apply(_last, x, x);
         float[] vector = new float[Dimensions];
         _projection.Run(x[((n - 1) * Width)..], 1, vector);
@@ -275,13 +276,18 @@ internal sealed class ImageTower : EncoderTower
     private readonly NormWeights _after;
     private readonly LinearMap? _projection;
     private readonly PoolingHead? _head;
-    private readonly int _patch;
 
-    public ImageTower(SafeTensorsFile file, JsonElement settings, bool siglip)
+    public ImageTower(SafeTensorsFile file, JsonElement settings, PairKind kind)
         : base(file, settings, "vision_model", causal: false)
     {
-        (Side, _patch) = (Int(settings, "image_size"), Int(settings, "patch_size"));
+        Patch = Int(settings, "patch_size");
+        Side = kind == PairKind.Siglip2 ? Patch * (int)Math.Sqrt(Int(settings, "num_patches")) : Int(settings, "image_size");
         float[] kernel = Vector("vision_model.embeddings.patch_embedding.weight");
+        bool siglip = kind != PairKind.Clip;
+        if (kind == PairKind.Siglip2)
+        {
+            kernel = PlaneByPlane(kernel, Patch * Patch);
+        }
         _patches = Map(kernel, Width, kernel.Length / Width, Has("vision_model.embeddings.patch_embedding.bias") ? Vector("vision_model.embeddings.patch_embedding.bias") : null);
         _positions = Vector("vision_model.embeddings.position_embedding.weight");
         _class = siglip ? null : Vector("vision_model.embeddings.class_embedding");
@@ -298,35 +304,40 @@ internal sealed class ImageTower : EncoderTower
         }
     }
 
+    /// <summary>Pixels of the picture's side; where any shape is taken, of the one that positions were learnt for.</summary>
     public int Side { get; }
+
+    /// <summary>Pixels of a patch's side.</summary>
+    public int Patch { get; }
 
     public int Dimensions => _projection?.Rows ?? Width;
 
-    /// <param name="pixels">[3, side, side], scaled as the model wants them.</param>
-    public float[] Run(ReadOnlySpan<float> pixels)
+    /// <param name="pixels">[3, height, width], scaled as the model wants them.</param>
+    public float[] Run(ReadOnlySpan<float> pixels, int width)
     {
-        int grid = Side / _patch, patches = grid * grid, size = _patch * _patch, first = _class is null ? 0 : 1, n = patches + first;
+        int height = pixels.Length / (3 * width), columns = width / Patch, rows = height / Patch, patches = rows * columns, size = Patch * Patch, first = _class is null ? 0 : 1, n = patches + first;
         float[] cut = new float[patches * 3 * size], x = new float[n * Width], h = new float[patches * Width];
         for (int p = 0; p < patches; p++)
         {
             for (int c = 0; c < 3; c++)
             {
-                for (int row = 0; row < _patch; row++)
+                for (int row = 0; row < Patch; row++)
                 {
-                    int from = (c * Side * Side) + (((p / grid * _patch) + row) * Side) + (p % grid * _patch);
-                    pixels.Slice(from, _patch).CopyTo(cut.AsSpan((p * 3 * size) + (c * size) + (row * _patch)));
+                    int from = (c * height * width) + (((p / columns * Patch) + row) * width) + (p % columns * Patch);
+                    pixels.Slice(from, Patch).CopyTo(cut.AsSpan((p * 3 * size) + (c * size) + (row * Patch)));
                 }
             }
         }
         _patches.Run(cut, patches, h);
         h.CopyTo(x, first * Width);
         _class?.CopyTo(x, 0);
-        TensorPrimitives.Add<float>(x, _positions, x);
+        int learnt = Side / Patch;
+        TensorPrimitives.Add<float>(x, rows == learnt && columns == learnt ? _positions : Resampling.Resize(_positions, learnt, learnt, rows, columns), x);
         if (_before is not null)
         {
             Apply(_before, x, x);
         }
-        Run(x, n);
+        RunLayers(x, n);
         if (_head is null)
         {
             float[] vector = new float[Dimensions], one = x[..Width];
@@ -336,6 +347,22 @@ internal sealed class ImageTower : EncoderTower
         }
         Apply(_after, x, x);
         return UnitLength(Pool(_head, x, n));
+    }
+
+    /// <summary>From the channels side by side to one after the other.</summary>
+    /// <param name="kernel">[width, pixels, 3]</param>
+    /// <returns>[width, 3, pixels]</returns>
+    private static float[] PlaneByPlane(float[] kernel, int pixels)
+    {
+        float[] planes = new float[kernel.Length];
+        for (int at = 0; at < kernel.Length; at += 3 * pixels)
+        {
+            for (int i = 0; i < 3 * pixels; i++)
+            {
+                planes[at + (i % 3 * pixels) + (i / 3)] = kernel[at + i];
+            }
+        }
+        return planes;
     }
 
     /// <summary>One learnt query looks at all patches.</summary>

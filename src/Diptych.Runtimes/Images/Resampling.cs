@@ -81,6 +81,38 @@ internal static class Resampling
         return result;
     }
 
+    /// <summary>Resizes a grid of vectors, bilinear, as torch's interpolate does with antialias.</summary>
+    /// <param name="grid">[height, width, numbers]</param>
+    /// <returns>[toHeight, toWidth, numbers]</returns>
+    public static float[] Resize(float[] grid, int height, int width, int toHeight, int toWidth)
+    {
+        int numbers = grid.Length / (height * width);
+        float[] narrow = new float[height * toWidth * numbers], result = new float[toHeight * toWidth * numbers];
+        for (int x = 0; x < toWidth; x++)
+        {
+            (int from, double[] weights) = Taps.At(x, width, toWidth, bilinear: true);
+            for (int y = 0; y < height; y++)
+            {
+                Span<float> sum = narrow.AsSpan(((y * toWidth) + x) * numbers, numbers);
+                for (int i = 0; i < weights.Length; i++)
+                {
+                    TensorPrimitives.MultiplyAdd(grid.AsSpan(((y * width) + from + i) * numbers, numbers), (float)weights[i], sum, sum);
+                }
+            }
+        }
+        int row = toWidth * numbers;
+        for (int y = 0; y < toHeight; y++)
+        {
+            (int from, double[] weights) = Taps.At(y, height, toHeight, bilinear: true);
+            Span<float> sum = result.AsSpan(y * row, row);
+            for (int i = 0; i < weights.Length; i++)
+            {
+                TensorPrimitives.MultiplyAdd(narrow.AsSpan((from + i) * row, row), (float)weights[i], sum, sum);
+            }
+        }
+        return result;
+    }
+
     private static byte ToByte(int value) => (byte)Math.Clamp(value >> WeightBits, 0, 255);
 
     /// <summary>For each target position the first source position and the weights from there on.</summary>
@@ -90,25 +122,28 @@ internal static class Resampling
 
         public static Taps For(int source, int target, bool bilinear)
         {
-            double scale = (double)source / target, spread = Math.Max(scale, 1), support = (bilinear ? 1 : 2) * spread;
-            int widest = (int)Math.Ceiling(support * 2) + 1;
+            int widest = (int)Math.Ceiling((bilinear ? 1 : 2) * Math.Max((double)source / target, 1) * 2) + 1;
             var taps = new Taps(new int[target], new int[target], new int[target * widest], widest);
             for (int i = 0; i < target; i++)
             {
-                double center = (i + 0.5) * scale;
-                int from = Math.Max(0, (int)(center - support + 0.5)), to = Math.Min(source, (int)(center + support + 0.5));
-                double sum = 0;
-                for (int j = from; j < to; j++)
+                (int from, double[] weights) = At(i, source, target, bilinear);
+                for (int j = 0; j < weights.Length; j++)
                 {
-                    sum += Kernel((j - center + 0.5) / spread, bilinear);
+                    taps.All[(i * widest) + j] = (int)Math.Round(weights[j] * (1 << WeightBits), MidpointRounding.AwayFromZero);
                 }
-                for (int j = from; j < to; j++)
-                {
-                    taps.All[(i * widest) + j - from] = (int)Math.Round(Kernel((j - center + 0.5) / spread, bilinear) / sum * (1 << WeightBits), MidpointRounding.AwayFromZero);
-                }
-                (taps.Start[i], taps.Length[i]) = (from, to - from);
+                (taps.Start[i], taps.Length[i]) = (from, weights.Length);
             }
             return taps;
+        }
+
+        /// <summary>The first source position of a target position, and the weights from there on.</summary>
+        public static (int From, double[] Weights) At(int position, int source, int target, bool bilinear)
+        {
+            double scale = (double)source / target, spread = Math.Max(scale, 1), support = (bilinear ? 1 : 2) * spread, center = (position + 0.5) * scale;
+            int from = Math.Max(0, (int)(center - support + 0.5)), to = Math.Min(source, (int)(center + support + 0.5));
+            double[] weights = [.. Enumerable.Range(from, to - from).Select(j => Kernel((j - center + 0.5) / spread, bilinear))];
+            double sum = weights.Sum();
+            return (from, [.. weights.Select(w => w / sum)]);
         }
 
         private static double Kernel(double x, bool bilinear)

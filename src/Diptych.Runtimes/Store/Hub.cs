@@ -71,7 +71,7 @@ public sealed class Hub(HttpClient client, Uri endpoint, TimeProvider time)
             string? hash = sibling.TryGetProperty("lfs", out JsonElement lfs) && lfs.ValueKind == JsonValueKind.Object && lfs.TryGetProperty("sha256", out JsonElement digest) ? digest.GetString() : null;
             long? size = sibling.TryGetProperty("size", out JsonElement bytes) && bytes.ValueKind == JsonValueKind.Number ? bytes.GetInt64() : null;
             await FetchAsync(new Uri(endpoint, $"/{repository}/resolve/{commit}/{string.Join('/', file.Split('/').Select(Uri.EscapeDataString))}"), Path.Combine(folder, file), size, hash, progress, cancellation).ConfigureAwait(false);
-            encodes |= file == "config.json" && IsEncoder(Path.Combine(folder, file));
+            encodes |= file == "config.json" && (IsEncoder(Path.Combine(folder, file)) || (EncoderFolder.Exports.Any(names.Contains) && DualEncoder.Kind(folder) is not null));
         }
     }
 

@@ -162,6 +162,7 @@ public sealed class ModelFolder(string folder)
         try
         {
             await gather(staging).ConfigureAwait(false);
+            DualEncoder.Prepare(staging);
             var files = Parts(staging).Order(StringComparer.Ordinal).ToDictionary(f => f, f => Hash(Path.Combine(staging, f)));
             var model = new InstalledModel(name, KindOf(staging, source), source, files) { Bytes = files.Keys.Sum(f => new FileInfo(Path.Combine(staging, f)).Length) };
             await File.WriteAllTextAsync(Path.Combine(staging, Manifest), JsonSerializer.Serialize(model, Json)).ConfigureAwait(false);
@@ -215,7 +216,7 @@ public sealed class ModelFolder(string folder)
             LocalModel.Check(decoder);
             return ModelKind.Decoder;
         }
-        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), adapters for them (PEFT LoRA), CLIP and SigLIP (config.json with model.safetensors, or with text_model.onnx and vision_model.onnx), text models of sentence-transformers and cross-encoders exported to ONNX (config.json, model.onnx or onnx/model.onnx, tokenizer.json or vocab.txt), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
+        throw new InvalidRequestException($"{source} holds no model that Diptych can run. It runs decoders of Llama's family (a GGUF file, or config.json, safetensors and tokenizer.json), adapters for them (PEFT LoRA), CLIP and SigLIP (config.json with model.safetensors, or exported to ONNX: text_model.onnx and vision_model.onnx, or both in model.onnx), text models of sentence-transformers and cross-encoders exported to ONNX (config.json, model.onnx or onnx/model.onnx, tokenizer.json or vocab.txt), and PP-OCR exported to ONNX: a detector (*det*.onnx), a classifier (*cls*.onnx), a recogniser (*rec*.onnx) and its characters (*keys*.txt).");
     }
 
     /// <summary>Files of a model's folder: those at its top, and what belongs to a text model beneath it.</summary>

@@ -37,8 +37,8 @@ internal sealed class EncoderTokenizer : IEncoderTokenizer
         string type = model.TryGetProperty("type", out JsonElement named) ? named.GetString()! : model.TryGetProperty("merges", out _) ? "BPE" : "Unigram";
         if (type == "BPE")
         {
-            // What is done to the text before is done there.
-            _normalize = text => text;
+            // What is done to the text before is done there. SigLIP 2 takes Gemma's tokenizer as it is, but was trained on lower case.
+            _normalize = padding is null ? text => text : text => text.ToLowerInvariant();
             var pairs = BytePairTokenizer.FromJson(path);
             bool spaced = Member(root, "pre_tokenizer") is { ValueKind: JsonValueKind.Object } bytes_ && bytes_.TryGetProperty("add_prefix_space", out JsonElement adds) && adds.ValueKind == JsonValueKind.True && bytes_.GetProperty("type").GetString() == "ByteLevel";
             _model = (text, ids, first) => pairs.EncodePlain(spaced && !char.IsWhiteSpace(text[0]) ? $" {text}" : text, ids, first);
@@ -82,9 +82,9 @@ internal sealed class EncoderTokenizer : IEncoderTokenizer
     public int MaxTokens { get; }
 
     /// <summary>Reads the tokenizer of a folder: its tokenizer.json of any kind that is read, or BERT's vocab.txt.</summary>
-    /// <param name="padsTo">Whether short texts are filled up to the length, as a model needs that looks at the last place (SigLIP).</param>
+    /// <param name="siglip">Whether texts are brought into the form that SigLIP was trained on: filled up to the length, since the last place is what is looked at, and for SigLIP 2 in lower case.</param>
     /// <exception cref="InvalidDataException">There is none that is read; the message says why.</exception>
-    public static IEncoderTokenizer Open(string directory, int maxTokens, bool padsTo = false)
+    public static IEncoderTokenizer Open(string directory, int maxTokens, bool siglip = false)
     {
         string path = Path.Combine(directory, "tokenizer.json");
         if (!File.Exists(path))
@@ -102,7 +102,7 @@ internal sealed class EncoderTokenizer : IEncoderTokenizer
             JsonElement padding = Member(root, "padding");
             int pad = padding.ValueKind == JsonValueKind.Object && padding.TryGetProperty("pad_id", out JsonElement id) ? id.GetInt32()
                 : root.GetProperty("added_tokens").EnumerateArray().FirstOrDefault(t => t.GetProperty("content").GetString() == "<pad>") is { ValueKind: JsonValueKind.Object } named ? named.GetProperty("id").GetInt32() : 1;
-            return new EncoderTokenizer(root.Clone(), path, maxTokens, padsTo ? pad : null);
+            return new EncoderTokenizer(root.Clone(), path, maxTokens, siglip ? pad : null);
         }
         catch (Exception error) when (error is JsonException or InvalidOperationException or KeyNotFoundException or FormatException or ArgumentException)
         {

@@ -1,8 +1,12 @@
+using System.Runtime.InteropServices;
+using System.Text;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using Diptych.Inference;
 using Diptych.Runtimes;
 using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Encoders;
+using Diptych.Runtimes.Images;
 using Xunit;
 
 namespace Diptych.Tests.Runtimes;
@@ -20,6 +24,45 @@ public sealed class EncoderTests
         Assert.All(cases, c => Assert.True(c.Passed && c.MaxAbsError <= 2e-5, $"{c}"));
     }
 
+    /// <summary>SigLIP's tiny checkpoint as SigLIP 2 stores one: a patch's colours lie together, and positions are counted, not a side.</summary>
+    [Fact]
+    public async Task A_tower_over_any_shape_gives_the_references_for_squares_and_stretches_its_positions_for_others()
+    {
+        string source = Path.GetDirectoryName(Shared.Require("golden", "tiny", "siglip", "config.json"))!, folder = Directory.CreateTempSubdirectory("diptych-siglip2-").FullName;
+        File.Copy(Path.Combine(source, "cases.safetensors"), Path.Combine(folder, "cases.safetensors"));
+        JsonNode config = JsonNode.Parse(await File.ReadAllTextAsync(Path.Combine(source, "config.json"), TestContext.Current.CancellationToken))!;
+        (config["model_type"], config["vision_config"]!["num_patches"]) = ("siglip2", 16);
+        config["vision_config"]!.AsObject().Remove("image_size");
+        await File.WriteAllTextAsync(Path.Combine(folder, "config.json"), config.ToJsonString(), TestContext.Current.CancellationToken);
+        await File.WriteAllTextAsync(Path.Combine(folder, "preprocessor_config.json"), """{"patch_size": 16, "max_num_patches": 16}""", TestContext.Current.CancellationToken);
+        byte[] file = await File.ReadAllBytesAsync(Path.Combine(source, "model.safetensors"), TestContext.Current.CancellationToken);
+        int length = (int)BitConverter.ToInt64(file);
+        JsonNode header = JsonNode.Parse(Encoding.UTF8.GetString(file, 8, length))!, kernel = header["vision_model.embeddings.patch_embedding.weight"]!;
+        Span<float> weights = MemoryMarshal.Cast<byte, float>(file.AsSpan(8 + length + (int)kernel["data_offsets"]![0]!, 4 * 32 * 768));
+        float[] planes = weights.ToArray();
+        for (int i = 0; i < planes.Length; i++)
+        {
+            weights[i] = planes[(i / 768 * 768) + (i % 3 * 256) + (i % 768 / 3)];
+        }
+        kernel["shape"] = new JsonArray(32, 768);
+        Encoding.UTF8.GetBytes(header.ToJsonString().PadRight(length), file.AsSpan(8));
+        await File.WriteAllBytesAsync(Path.Combine(folder, "model.safetensors"), file, TestContext.Current.CancellationToken);
+        Assert.All(ModelCases.Run(folder, null), c => Assert.True(c.Passed && c.MaxAbsError <= 2e-5, $"{c}"));
+
+        await using var service = new InferenceService([], TimeProvider.System);
+        using var preparation = new PreparationPool();
+        var encoder = DualEncoder.Open("tiny", folder, service, StarterModel.ImageDecoder(), preparation);
+        float[] wide = await encoder.EmbedImageAsync(await File.ReadAllBytesAsync(Shared.Require("samples", "rocket.jpg"), TestContext.Current.CancellationToken), Lane.Interactive, TestContext.Current.CancellationToken);
+        Assert.Equal(1, wide.Sum(x => x * x), 1e-4);
+        Directory.Delete(folder, recursive: true);
+
+        // Numbers of torch's interpolate (bilinear, antialias) over one axis, and grids of transformers' processor.
+        Assert.Equal([0, 0.25f, 0.75f, 1.25f, 1.75f, 2.25f, 2.75f, 3], Resampling.Resize([0, 1, 2, 3], 1, 4, 1, 8), (a, b) => Math.Abs(a - b) < 1e-6);
+        Assert.Equal([0.7142857f, 2.2857143f], Resampling.Resize([0, 1, 2, 3], 4, 1, 2, 1), (a, b) => Math.Abs(a - b) < 1e-6);
+        PictureScaling scaling = PictureScaling.Read(Path.GetTempPath(), 0, PairKind.Siglip2);
+        Assert.Equal([(14, 18), (22, 11), (16, 16), (1, 256), (7, 7)], new[] { (640, 480), (500, 1000), (224, 224), (4000, 3), (1, 1) }.Select(s => scaling.Grid(s.Item1, s.Item2)));
+    }
+
     [Theory]
     [InlineData("camera.png")]
     [InlineData("chelsea.png")]
@@ -31,8 +74,8 @@ public sealed class EncoderTests
         RgbImage picture = StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("samples", sample)), thumbnail: false, fullSide: 4096).Full!;
         foreach (string kind in new[] { "clip", "siglip" })
         {
-            PictureScaling scaling = PictureScaling.Read(Path.GetTempPath(), 224, kind == "siglip");
-            float[] pixels = scaling.Scale(scaling.Shape(picture)), expected = golden[$"{sample}.{kind}"];
+            PictureScaling scaling = PictureScaling.Read(Path.GetTempPath(), 224, kind == "siglip" ? PairKind.Siglip : PairKind.Clip);
+            float[] pixels = scaling.Scale(scaling.Shape(picture).Pixels), expected = golden[$"{sample}.{kind}"];
             int plane = 224 * 224;
             // In steps of a byte: the references are scaled by each channel's deviation.
             double mean = Enumerable.Range(0, expected.Length).Average(i => Math.Abs(pixels[i] - expected[i]) * scaling.Deviation[i / plane]);

@@ -82,7 +82,7 @@ public sealed class TokenizerFileTests : IDisposable
         Assert.Equal([2, 2, .. xlmr.Encode("a time")[1..]], cut[^(xlmr.Encode("a time").Length + 1)..]);
         Assert.Equal(16, xlmr.Encode(string.Join(' ', Enumerable.Repeat("step", 40))).Length);
 
-        var siglip = EncoderTokenizer.Open(Write("siglip"), 64, padsTo: true);
+        var siglip = EncoderTokenizer.Open(Write("siglip"), 64, siglip: true);
         int[] filled = siglip.Encode("A cat, on a mat!");
         Assert.Equal(64, filled.Length);
         Assert.Equal(siglip.Encode("a cat on a mat"), filled);
