@@ -66,6 +66,7 @@ public sealed class DiptychOptions
         Require(Uri.TryCreate(Hub, UriKind.Absolute, out Uri? hub) && hub.Scheme is "http" or "https", "Hub", "an address such as https://huggingface.co");
         Require(MaxUploadMb is > 0 and <= 2047, "MaxUploadMb", "between 1 and 2047");
         Require(Llm.Endpoint is null || (Uri.TryCreate(Llm.Endpoint, UriKind.Absolute, out Uri? llm) && llm.Scheme is "http" or "https"), "Llm:Endpoint", "an address such as http://127.0.0.1:8080/v1");
+        Require(Llm.Weights is "stored" or "int8" or "int4", "Llm:Weights", "stored, int8 or int4; diptych models verify NAME says what each costs");
         Require(Llm.CacheMb > 0, "Llm:CacheMb", "above 0");
         Require(Llm.SwapMb >= 0, "Llm:SwapMb", "0 or above");
         Require(Llm.Endpoint is null || Llm.Model is { Length: > 0 }, "Llm:Model", "the name of a model, since Llm:Endpoint is set");
@@ -141,6 +142,9 @@ public sealed class LlmOptions
     /// <summary>Its model. Without an endpoint: a model that was added, which then writes the answers in this process; null leaves them to extracts, and "none" keeps every added model out of memory.</summary>
     public string? Model { get; set; }
 
+    /// <summary>How the weights of a model in this process are kept in memory: stored, as its files have them; int8 or int4.</summary>
+    public string Weights { get; set; } = "stored";
+
     /// <summary>Memory for keys and values of a model in this process, in MiB.</summary>
     public int CacheMb { get; set; } = 512;
 
@@ -149,6 +153,8 @@ public sealed class LlmOptions
 
     /// <summary>Whether what is kept of known beginnings of prompts serves only the tenant whose prompt it was, so that nobody learns from an answer's speed what others asked.</summary>
     public bool SeparateTenants { get; set; }
+
+    internal Runtimes.Decoding.WeightFormat WeightFormat => Weights switch { "int8" => Runtimes.Decoding.WeightFormat.Int8, "int4" => Runtimes.Decoding.WeightFormat.Int4, _ => Runtimes.Decoding.WeightFormat.AsStored };
 
     public string? ApiKey { get; set; }
 

@@ -160,13 +160,16 @@ public sealed class Product : IAsyncDisposable
             return null;
         }
         long cache = (long)options.Llm.CacheMb << 20;
-        inference.Hold(MemoryKind.Weights, chosen.Name, chosen.Bytes + (chosen.Bytes / 4));
+        string path = LocalModel.Find(folder.PathOf(chosen))!;
+        inference.Hold(MemoryKind.Weights, chosen.Name, Decoder.WeightBytes(path, options.Llm.WeightFormat));
         inference.Hold(MemoryKind.KeyValues, chosen.Name, cache);
         InstalledModel[] added = [.. folder.List().Where(m => m.Kind == ModelKind.Adapter)];
         // As many as have a place, at their largest: sixteen bits in the file, single precision in memory.
         inference.Hold(MemoryKind.Adapters, chosen.Name, added.Select(a => 2 * a.Bytes).OrderDescending().Take(LocalModel.AdapterPlaces).Sum());
         var adapters = added.ToDictionary(m => m.Name, folder.PathOf);
-        return LocalModel.Open(chosen.Name, LocalModel.Find(folder.PathOf(chosen))!, cache, time, adapters, reading, swapBytes: (long)options.Llm.SwapMb << 20, separatesTenants: options.Llm.SeparateTenants, objectives: options.Objectives(), kept: (inference.Profiles, chosen.Versioned));
+        return LocalModel.Open(
+            chosen.Name, path, cache, time, adapters, reading, swapBytes: (long)options.Llm.SwapMb << 20, separatesTenants: options.Llm.SeparateTenants,
+            objectives: options.Objectives(), kept: (inference.Profiles, $"{chosen.Versioned}/{options.Llm.Weights}"), format: options.Llm.WeightFormat);
     }
 
     private IEnumerable<RemoteServer> Remotes() => Encoders.Values.OfType<RemoteEncoder>().Select(e => e.Server).Concat(_writer is null ? [] : [_writer.Server]);

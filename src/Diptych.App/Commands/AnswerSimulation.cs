@@ -22,7 +22,7 @@ internal static class AnswerSimulation
         InstalledModel[] decoders = [.. folder.List().Where(m => m.Kind == ModelKind.Decoder)];
         InstalledModel model = decoders.FirstOrDefault(m => options.Llm.Model is null || m.Name == options.Llm.Model)
             ?? throw new InvalidRequestException($"Answers are simulated by a language model's own steps: {(decoders.Length == 0 ? "add one with diptych models add." : $"there is no '{options.Llm.Model}'.")}");
-        StepTimes times = StepTimes.Measure(LocalModel.Find(folder.PathOf(model))!, TimeProvider.System);
+        StepTimes times = StepTimes.Measure(LocalModel.Find(folder.PathOf(model))!, TimeProvider.System, options.Llm.WeightFormat);
         var simulator = new DecoderSimulator(times.Steps, DecoderEngine.MaxRunning, ((long)options.Llm.CacheMb << 20) / times.KeyValueBytesPerToken);
         TimeSpan firstToken = options.Objectives()[Lane.Generate].Target;
         DecodingResult Run(double at) => simulator.Run(Workload.Answers(trace, traces, at, seconds, lengths, times.MaxTokens), seconds, devices, firstToken);

@@ -40,6 +40,47 @@ public sealed unsafe partial class Decoder
         }
     }
 
+    /// <summary>Bytes that a decoder's weights will take in memory: at most, from the headers of its files.</summary>
+    /// <param name="path">A GGUF file, or a directory.</param>
+    /// <exception cref="InvalidDataException">It is no such file; the message says what is wrong with it.</exception>
+    public static long WeightBytes(string path, WeightFormat format)
+    {
+        Dictionary<string, TensorFile> files = [];
+        if (File.Exists(path))
+        {
+            var file = new GgufFile(path);
+            files = file.Tensors.Keys.ToDictionary(n => n, _ => (TensorFile)file, StringComparer.Ordinal);
+        }
+        else
+        {
+            files = Files(path);
+        }
+        try
+        {
+            return files.Sum(f =>
+            {
+                StoredTensor tensor = f.Value.Tensors[f.Key];
+                double count = tensor.Shape.Aggregate(1.0, (a, b) => a * b);
+                return (long)(format switch
+                {
+                    not WeightFormat.AsStored when tensor.Columns % WeightMatrix.Block != 0 => count * sizeof(float),
+                    WeightFormat.Int8 => count * (1 + (4.0 / WeightMatrix.Block)),
+                    WeightFormat.Int4 => count * (0.5 + (8.0 / WeightMatrix.Block)),
+                    // What is packed by the file gets scales in single precision.
+                    WeightFormat.AsStored => tensor.Type switch { TensorType.F32 or TensorType.F16 or TensorType.BF16 => tensor.Bytes, TensorType.Q8_0 or TensorType.Q6_K => count * (1 + (4.0 / WeightMatrix.Block)), _ => count * (0.5 + (8.0 / WeightMatrix.Block)) },
+                    _ => count * sizeof(float),
+                });
+            });
+        }
+        finally
+        {
+            foreach (TensorFile file in files.Values.Distinct())
+            {
+                file.Dispose();
+            }
+        }
+    }
+
     private static readonly Dictionary<string, string> GgufNames = new(StringComparer.Ordinal)
     {
         ["input_layernorm"] = "attn_norm",

@@ -83,9 +83,10 @@ public sealed unsafe partial class Decoder : IDisposable
             DenseFeedForward Expert(string at, int expert, Llama4Additions added)
             {
                 float[] both = Slice($"{at}.gate_up_proj", expert, config.Width, 2 * added.ExpertWidth), down = Slice($"{at}.down_proj", expert, added.ExpertWidth, config.Width);
+                TensorType type = find($"{at}.gate_up_proj")!.Type;
                 return new DenseFeedForward(
-                    Turned(both, config.Width, 2 * added.ExpertWidth, 0, added.ExpertWidth), Turned(both, config.Width, 2 * added.ExpertWidth, added.ExpertWidth, added.ExpertWidth),
-                    Turned(down, added.ExpertWidth, config.Width, 0, config.Width), adapted: false);
+                    Turned(both, type, config.Width, 2 * added.ExpertWidth, 0, added.ExpertWidth), Turned(both, type, config.Width, 2 * added.ExpertWidth, added.ExpertWidth, added.ExpertWidth),
+                    Turned(down, type, added.ExpertWidth, config.Width, 0, config.Width), adapted: false);
             }
 
             float[] Slice(string tensor, int expert, int inputs, int outputs)
@@ -96,7 +97,7 @@ public sealed unsafe partial class Decoder : IDisposable
                     : fileOf(tensor).Floats(stored with { Shape = [inputs, outputs], Offset = stored.Offset + (expert * (stored.Bytes / stored.Shape[0])), Bytes = stored.Bytes / stored.Shape[0] });
             }
 
-            WeightMatrix Turned(float[] values, int inputs, int outputs, int first, int count)
+            WeightMatrix Turned(float[] values, TensorType type, int inputs, int outputs, int first, int count)
             {
                 float[] turned = new float[inputs * count];
                 for (int o = 0; o < count; o++)
@@ -106,7 +107,7 @@ public sealed unsafe partial class Decoder : IDisposable
                         turned[(o * inputs) + i] = values[(i * outputs) + first + o];
                     }
                 }
-                WeightMatrix matrix = WeightMatrix.Of(turned, count, inputs, format);
+                WeightMatrix matrix = WeightMatrix.Of(turned, count, inputs, format, type);
                 _all.Add(matrix);
                 return matrix;
             }

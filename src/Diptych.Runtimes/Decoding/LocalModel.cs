@@ -95,11 +95,12 @@ public sealed class LocalModel : IChatClient, IContextWindow
     /// <param name="swapBytes">Room on disk for keys and values of answers that gave way; as much as in memory where it is not said.</param>
     /// <param name="separatesTenants">Whether what is kept of a prompt serves only the tenant whose prompt it was.</param>
     /// <param name="objectives">When first tokens are due, and when those that wait for theirs are dropped; null for the defaults.</param>
+    /// <param name="format">How the weights are kept in memory.</param>
     /// <param name="kept">Where what steps take is kept from start to start, and as whose.</param>
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
     public static LocalModel Open(
         string name, string path, long cacheBytes, TimeProvider time, IReadOnlyDictionary<string, string>? adapters = null, PictureReading? reading = null, int slots = AdapterPlaces, long? swapBytes = null,
-        bool separatesTenants = false, IReadOnlyDictionary<Lane, LaneObjective>? objectives = null, (ModelProfiles Profiles, string Model)? kept = null)
+        bool separatesTenants = false, IReadOnlyDictionary<Lane, LaneObjective>? objectives = null, (ModelProfiles Profiles, string Model)? kept = null, WeightFormat format = WeightFormat.AsStored)
     {
         reading?.Add(name, path);
         foreach (var (adapter, folder) in reading is null ? new Dictionary<string, string>() : adapters ?? new Dictionary<string, string>())
@@ -107,7 +108,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
             reading!.Add(adapter, folder);
         }
         BytePairTokenizer tokenizer = ReadTokenizer(path);
-        Decoder decoder = Decoder.Open(path);
+        Decoder decoder = Decoder.Open(path, format);
         StepCosts cost = kept?.Profiles.Find(kept.Value.Model, Device.Cpu.Name) is { } known ? new StepCosts(known.Cost, known.FewTokens) : new StepCosts(FirstGuess);
         return new LocalModel(name, new DecoderEngine(decoder, tokenizer, cacheBytes, time, cost, swapBytes: swapBytes, objectives: objectives), tokenizer, ReadFormat(path, tokenizer, time), adapters ?? new Dictionary<string, string>(), slots, reading, separatesTenants)
         {

@@ -10,9 +10,9 @@ public sealed record StepTimes(IReadOnlyList<(int Tokens, double Seconds)> Steps
 
     /// <param name="path">What <see cref="LocalModel.Find"/> gave.</param>
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says why.</exception>
-    public static StepTimes Measure(string path, TimeProvider time)
+    public static StepTimes Measure(string path, TimeProvider time, WeightFormat format = WeightFormat.AsStored)
     {
-        using Decoder decoder = Decoder.Open(path);
+        using Decoder decoder = Decoder.Open(path, format);
         using var team = new CoreTeam(Environment.ProcessorCount);
         using var memory = KeyValueBlocks.Holding(decoder.Config, (DecoderEngine.MaxRunning * (Context + KeyValueBlocks.TokensPerBlock)) + 512, DecoderEngine.MaxRunning + 1);
         int[] ids = [.. Enumerable.Range(0, 512).Select(i => i % decoder.Config.Vocabulary)];

@@ -1,9 +1,11 @@
+using System.Runtime.InteropServices;
+
 namespace Diptych.Runtimes.Decoding;
 
 /// <summary>How a matrix is kept in memory.</summary>
 public enum WeightFormat
 {
-    /// <summary>As the file has it: bytes and nibbles stay what they are, everything else becomes single precision.</summary>
+    /// <summary>As the file has it: sixteen bits, bytes and nibbles stay what they are.</summary>
     AsStored,
 
     /// <summary>Single precision.</summary>
@@ -42,6 +44,8 @@ internal abstract unsafe class WeightMatrix(int rows, int columns) : IDisposable
             (WeightFormat.AsStored, TensorType.Q8_0) when whole => new ByteMatrix(file, tensor, rows, columns),
             // Six bits in blocks of sixteen become eight in blocks of thirty-two: what that rounds is a quarter of a step at the most.
             (WeightFormat.AsStored, TensorType.Q6_K) when whole => new ByteMatrix(file.Floats(tensor), rows, columns),
+            (WeightFormat.AsStored, TensorType.BF16) => new DenseMatrix<ushort, BrainNumber>(MemoryMarshal.Cast<byte, ushort>(file.Bytes(tensor)), rows, columns),
+            (WeightFormat.AsStored, TensorType.F16) => new DenseMatrix<ushort, HalfNumber>(MemoryMarshal.Cast<byte, ushort>(file.Bytes(tensor)), rows, columns),
             _ => Of(file.Floats(tensor), rows, columns, format),
         };
     }
@@ -51,7 +55,16 @@ internal abstract unsafe class WeightMatrix(int rows, int columns) : IDisposable
     {
         (WeightFormat.Int8, 0) => new ByteMatrix(values, rows, columns),
         (WeightFormat.Int4, 0) => new NibbleMatrix(values, rows, columns),
-        _ => new FloatMatrix(values, rows, columns),
+        _ => new DenseMatrix<float, SingleNumber>(values, rows, columns),
+    };
+
+    /// <param name="values">[rows, columns]</param>
+    /// <param name="stored">What they were widened from.</param>
+    public static WeightMatrix Of(float[] values, int rows, int columns, WeightFormat format, TensorType stored) => (format, stored) switch
+    {
+        (WeightFormat.AsStored, TensorType.BF16) => new DenseMatrix<ushort, BrainNumber>(Array.ConvertAll(values, v => (ushort)(BitConverter.SingleToInt32Bits(v) >> 16)), rows, columns),
+        (WeightFormat.AsStored, TensorType.F16) => new DenseMatrix<ushort, HalfNumber>(Array.ConvertAll(values, v => BitConverter.HalfToUInt16Bits((Half)v)), rows, columns),
+        _ => Of(values, rows, columns, format),
     };
 
     /// <summary>y = x W^T: [n, columns] to [n, rows], the rows shared out over the team.</summary>

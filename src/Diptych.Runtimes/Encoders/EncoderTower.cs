@@ -78,12 +78,13 @@ internal abstract unsafe class EncoderTower : IDisposable
     protected LinearMap Linear(string name)
     {
         StoredTensor tensor = _file.Tensors.GetValueOrDefault($"{name}.weight") ?? throw new InvalidDataException($"{_file.Path} lacks '{name}.weight'.");
-        return Map(_file.Floats(tensor), tensor.Shape[0], tensor.Count / tensor.Shape[0], Has($"{name}.bias") ? Vector($"{name}.bias") : null);
+        return Keep(WeightMatrix.Load(_file, tensor, WeightFormat.AsStored), Has($"{name}.bias") ? Vector($"{name}.bias") : null);
     }
 
-    protected LinearMap Map(ReadOnlySpan<float> values, int rows, int columns, float[]? bias)
+    protected LinearMap Map(ReadOnlySpan<float> values, int rows, int columns, float[]? bias) => Keep(WeightMatrix.Of(values, rows, columns), bias);
+
+    private LinearMap Keep(WeightMatrix matrix, float[]? bias)
     {
-        WeightMatrix matrix = WeightMatrix.Of(values, rows, columns);
         _all.Add(matrix);
         return new LinearMap(matrix, bias);
     }

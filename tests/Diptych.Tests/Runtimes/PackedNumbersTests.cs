@@ -1,7 +1,9 @@
 using System.Runtime.InteropServices;
 using System.Text;
+using System.Text.Json.Nodes;
 using Diptych.Runtimes.Decoding;
 using Xunit;
+using Decoder = Diptych.Runtimes.Decoding.Decoder;
 
 namespace Diptych.Tests.Runtimes;
 
@@ -41,6 +43,85 @@ public sealed class PackedNumbersTests
         finally
         {
             File.Delete(path);
+        }
+    }
+
+    [Theory]
+    [InlineData(7, 40)]
+    [InlineData(12, 96)]
+    public unsafe void Sixteen_bits_give_what_the_same_numbers_in_single_precision_give(int rows, int columns)
+    {
+        var random = new Random(rows);
+        // Every exponent, those of numbers below the smallest normal one too, and no infinity.
+        ushort[] half = [.. Enumerable.Range(0, rows * columns).Select(i => (ushort)(random.Next(0x7c00) | (i % 3 == 0 ? 0x8000 : 0)))];
+        ushort[] brain = [.. half.Select(b => (ushort)(BitConverter.SingleToInt32Bits((float)BitConverter.UInt16BitsToHalf(b)) >> 16))];
+        float[] wideHalf = [.. half.Select(b => (float)BitConverter.UInt16BitsToHalf(b))], wideBrain = [.. brain.Select(b => BitConverter.Int32BitsToSingle(b << 16))];
+        using var team = new CoreTeam(2);
+        using WeightMatrix a = new DenseMatrix<ushort, HalfNumber>(half, rows, columns), b = new DenseMatrix<ushort, BrainNumber>(brain, rows, columns);
+        using WeightMatrix c = WeightMatrix.Of(wideHalf, rows, columns), d = WeightMatrix.Of(wideBrain, rows, columns);
+        Assert.Equal(c.ByteSize, 2 * a.ByteSize);
+        foreach (int n in new[] { 1, 2, 3, 7, 8 })
+        {
+            float[] x = [.. Enumerable.Range(0, n * columns).Select(i => (float)random.NextDouble() - 0.5f)];
+            Assert.Equal(Product(c, x, n), Product(a, x, n));
+            Assert.Equal(Product(d, x, n), Product(b, x, n));
+        }
+
+        float[] Product(WeightMatrix matrix, float[] x, int n)
+        {
+            float[] y = new float[n * rows];
+            fixed (float* from = x, to = y)
+            {
+                matrix.Multiply(team, from, n, to);
+            }
+            return y;
+        }
+    }
+
+    [Theory]
+    [InlineData("llama31-like")]
+    [InlineData("llama4-scout-like")]
+    public void A_checkpoint_in_sixteen_bits_stays_in_them_and_says_the_same(string name)
+    {
+        string source = Path.GetDirectoryName(Shared.Require("golden", "tiny", name, "config.json"))!, folder = Directory.CreateTempSubdirectory("diptych-bf16-").FullName;
+        File.Copy(Path.Combine(source, "config.json"), Path.Combine(folder, "config.json"));
+        byte[] file = File.ReadAllBytes(Path.Combine(source, "model.safetensors"));
+        int length = (int)BitConverter.ToInt64(file);
+        JsonObject header = JsonNode.Parse(file.AsSpan(8, length))!.AsObject();
+        header.Remove("__metadata__");
+        foreach (var (_, tensor) in header)
+        {
+            (tensor!["dtype"], tensor["data_offsets"]) = ("BF16", new JsonArray((long)tensor["data_offsets"]![0]! / 2, (long)tensor["data_offsets"]![1]! / 2));
+        }
+        byte[] text = Encoding.UTF8.GetBytes(header.ToJsonString());
+        ushort[] upper = [.. MemoryMarshal.Cast<byte, ushort>(file.AsSpan(8 + length)).ToArray().Where((_, i) => i % 2 == 1)];
+        File.WriteAllBytes(Path.Combine(folder, "model.safetensors"), [.. BitConverter.GetBytes((long)text.Length), .. text, .. MemoryMarshal.AsBytes(upper.AsSpan())]);
+
+        int[] ids = [.. Enumerable.Range(1, 40)];
+        using Decoder stored = Decoder.Open(folder), wide = Decoder.Open(folder, WeightFormat.F32);
+        Assert.Equal(wide.ByteSize, 2 * stored.ByteSize);
+        Assert.Equal(Logits(wide), Logits(stored));
+        Directory.Delete(folder, recursive: true);
+
+        float[] Logits(Decoder decoder)
+        {
+            using var cache = KeyValueBlocks.Holding(decoder.Config, ids.Length);
+            using var team = new CoreTeam(2);
+            return decoder.Forward([new Stretch(ids, 0, SequenceBlocks.For(cache, ids.Length), AllLogits: true)], cache, team)[..(ids.Length * decoder.Config.Vocabulary)];
+        }
+    }
+
+    [Theory]
+    [InlineData(WeightFormat.AsStored)]
+    [InlineData(WeightFormat.Int8)]
+    [InlineData(WeightFormat.Int4)]
+    [InlineData(WeightFormat.F32)]
+    public void What_weights_take_is_known_before_they_are_read(WeightFormat format)
+    {
+        foreach (string path in new[] { Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like", "config.json"))! })
+        {
+            using Decoder decoder = Decoder.Open(path, format);
+            Assert.InRange(Decoder.WeightBytes(path, format) / (double)decoder.ByteSize, 1, 1.1);
         }
     }
 
