@@ -158,6 +158,9 @@ public sealed class LlmOptions
 
     public string? ApiKey { get; set; }
 
+    /// <summary>Whether sentences of an answer that the evidence does not support are left out; otherwise they stay, without a citation.</summary>
+    public bool Grounded { get; set; } = true;
+
     /// <summary>Whether images among the evidence are sent along.</summary>
     public bool Images { get; set; } = true;
 

@@ -35,7 +35,7 @@ public sealed class Product : IAsyncDisposable
         Searcher = new Searcher(store, embedder);
         Evaluator = new Evaluator(Ingestor, Searcher);
         Tuner = new Tuner(store, embedder, Searcher);
-        _answerer = new Lazy<Answerer>(() => new Answerer(Searcher, store, embedder, (IChatClient?)writer ?? (llm.Model is null ? null : LanguageModel), llm.Images && writer is not null));
+        _answerer = new Lazy<Answerer>(() => new Answerer(Searcher, store, embedder, (IChatClient?)writer ?? (llm.Model is null ? null : LanguageModel), llm.Images && writer is not null, llm.Grounded));
     }
 
     public InferenceService Inference => _inference;

@@ -10,4 +10,7 @@ public interface IContextWindow
     int PictureTokens { get; }
 
     int CountTokens(string text);
+
+    /// <summary>Of its weights.</summary>
+    long Parameters { get; }
 }

@@ -49,11 +49,12 @@ public sealed record Answer(AnswerKind Kind, string Text, IReadOnlyList<Citation
 
 /// <summary>
 /// Answers from the collection alone. Without a language model the answer is the sentences and images that answer best; with one,
-/// the model writes over the same evidence, and a marker that names none of it is removed.
+/// the model writes over the same evidence, and what the evidence does not support is left out.
 /// </summary>
 /// <param name="model">Null answers by extracts.</param>
 /// <param name="sendImages">Whether the model sees the images among the evidence.</param>
-public sealed class Answerer(Searcher searcher, IDocumentStore store, Embedder embedder, IChatClient? model = null, bool sendImages = true)
+/// <param name="strict">Whether sentences of the model's that the evidence does not support are left out.</param>
+public sealed class Answerer(Searcher searcher, IDocumentStore store, Embedder embedder, IChatClient? model = null, bool sendImages = true, bool strict = true)
 {
     /// <summary>The confidence at which the error rates of docs/evaluation.md are stated.</summary>
     public const double DefaultMinConfidence = 0.4;
@@ -81,7 +82,7 @@ public sealed class Answerer(Searcher searcher, IDocumentStore store, Embedder e
         string[] degraded = [];
         if (model is not null && !question.ExtractOnly)
         {
-            var generated = new GeneratedAnswer(model, store, sendImages);
+            var generated = new GeneratedAnswer(model, store, embedder, sendImages, strict);
             var parts = generated.StreamAsync(question, evidence, cancellation).GetAsyncEnumerator(cancellation);
             await using (parts.ConfigureAwait(false))
             {
@@ -109,6 +110,7 @@ public sealed class Answerer(Searcher searcher, IDocumentStore store, Embedder e
                 {
                     yield break;
                 }
+                degraded = generated.Failure is { } failure ? [$"extractive: {failure}"] : degraded;
             }
         }
         Answer extract = await new ExtractiveAnswer(embedder).WriteAsync(question.Text, evidence, degraded, cancellation).ConfigureAwait(false);

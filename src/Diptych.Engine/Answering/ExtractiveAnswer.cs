@@ -48,7 +48,8 @@ internal sealed class ExtractiveAnswer(Embedder embedder)
         return new Answer(AnswerKind.Extractive, text.ToString(), citations, evidence.Confidence, [.. degraded, .. RequestTerms.Current.Degraded]);
     }
 
-    private async Task<List<Scored>> SentencesAsync(string question, SearchResult evidence, CancellationToken cancellation)
+    /// <summary>The sentences of the evidence that answer best, the best first.</summary>
+    public async Task<List<Scored>> SentencesAsync(string question, SearchResult evidence, CancellationToken cancellation)
     {
         HashSet<string> stems = [.. FullTextQuery.Terms(question).Select(FullTextQuery.Stem)];
         var candidates = new List<(Hit Hit, string Text, int Offset)>();
@@ -134,5 +135,5 @@ internal sealed class ExtractiveAnswer(Embedder embedder)
             : passage.Anchor;
     }
 
-    private sealed record Scored(Hit Hit, string Text, int Offset, float[]? Vector, double Value);
+    internal sealed record Scored(Hit Hit, string Text, int Offset, float[]? Vector, double Value);
 }

@@ -8,17 +8,21 @@ using Microsoft.Extensions.AI;
 namespace Diptych.Engine.Answering;
 
 /// <summary>
-/// Lets a language model write the answer over numbered evidence, and keeps only markers that name it. Of the evidence it is given the
-/// best that its context takes, photos counted by their tokens.
+/// Lets a language model write the answer over numbered evidence, and keeps of it what the evidence supports. Of the evidence it is given
+/// the best that its context takes, photos counted by their tokens; a small model is given the sentences that answer best.
 /// </summary>
+/// <param name="strict">Whether sentences that the evidence does not support are left out.</param>
 /// <param name="sendImages">Whether a model that does not say what it takes sees pictures.</param>
-internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, bool sendImages)
+internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, Embedder embedder, bool sendImages, bool strict)
 {
     /// <summary>Tokens kept free for the answer, where the context has four times as many.</summary>
     private const int AnswerTokens = 512;
 
     /// <summary>Tokens of what a chat format puts around a text, at the most.</summary>
     private const int Around = 16;
+
+    /// <summary>Parameters from which a model follows instructions over many passages; a smaller one is given the sentences that answer.</summary>
+    private const long FollowsFrom = 1_000_000_000;
 
     private const string Abstention = "NOT_IN_EVIDENCE";
 
@@ -29,54 +33,74 @@ internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, b
         Answer in the language of the question, briefly. If the evidence does not answer the question, write {Abstention} and nothing else.
         """;
 
+    /// <summary>Why there is no answer of the model's, after a stream without parts.</summary>
+    public string? Failure { get; private set; }
+
     public async IAsyncEnumerable<AnswerPart> StreamAsync(Question question, SearchResult evidence, [EnumeratorCancellation] CancellationToken cancellation)
     {
-        List<ChatMessage> messages = Messages(question, evidence, out int given);
-        var filter = new MarkerFilter(given);
+        var window = (IContextWindow?)model.GetService(typeof(IContextWindow));
+        var (messages, given) = window is { Parameters: < FollowsFrom, PictureTokens: 0 } ? (await BriefAsync(question, evidence, cancellation).ConfigureAwait(false), evidence.Hits.Count) : Messages(question, evidence, window);
+        ChatOptions? options = window is null ? null : new ChatOptions { MaxOutputTokens = Room(window) };
+        var grounding = new Grounding([.. evidence.Hits.Take(given)], store, embedder, strict);
+        var written = new StringBuilder();
         var text = new StringBuilder();
-        var held = new StringBuilder();
-        await foreach (ChatResponseUpdate update in model.GetStreamingResponseAsync(messages, null, cancellation).ConfigureAwait(false))
+        bool abstains = false;
+        IAsyncEnumerator<ChatResponseUpdate> updates = model.GetStreamingResponseAsync(messages, options, cancellation).GetAsyncEnumerator(cancellation);
+        await using (updates.ConfigureAwait(false))
         {
-            string piece = filter.Add(update.Text);
-            held.Append(piece);
-            // What could still become the abstention is held back, so that it is never shown as an answer.
-            if (held.Length > 0 && !Abstention.StartsWith(held.ToString().TrimStart(), StringComparison.Ordinal) && !held.ToString().TrimStart().StartsWith(Abstention, StringComparison.Ordinal))
+            for (bool more = true; more && !grounding.Ended;)
             {
-                text.Append(held);
-                yield return new AnswerPart(held.ToString(), null);
-                held.Clear();
+                more = await updates.MoveNextAsync().ConfigureAwait(false);
+                string piece = more ? updates.Current.Text : "";
+                abstains |= written.Append(piece).Length < 4 * Abstention.Length && written.ToString().Contains(Abstention, StringComparison.Ordinal);
+                string shown = abstains ? "" : await grounding.AddAsync(piece, last: !more, cancellation).ConfigureAwait(false);
+                shown = text.Length == 0 ? shown.TrimStart() : shown;
+                if (shown.Length > 0)
+                {
+                    text.Append(shown);
+                    yield return new AnswerPart(shown, null);
+                }
             }
         }
-        string rest = held + filter.Flush();
-        if (text.Length == 0 && (rest.Trim().Length == 0 || rest.Contains(Abstention, StringComparison.Ordinal)))
+        if (text.Length == 0 && (abstains || written.ToString().Trim().Length == 0))
         {
             yield return new AnswerPart(Answerer.NoAnswer, null);
             yield return new AnswerPart(null, new Answer(AnswerKind.Abstained, Answerer.NoAnswer, [], evidence.Confidence, []));
             yield break;
         }
-        if (rest.Length > 0)
+        if (text.Length == 0)
         {
-            text.Append(rest);
-            yield return new AnswerPart(rest, null);
+            Failure = "nothing that the language model wrote is supported by the evidence";
+            yield break;
         }
         Citation[] citations =
         [
-            .. filter.Used.Order().Select(n => (n, Hit: evidence.Hits[n - 1])).Select(c => new Citation(
+            .. grounding.Used.Select(n => (n, Hit: evidence.Hits[n - 1])).Select(c => new Citation(
                 c.n, c.Hit.Document, c.Hit.Passage, c.Hit.Snippet?.Text ?? "", c.Hit.Passage.Anchor, c.Hit.Confidence)),
         ];
-        yield return new AnswerPart(null, new Answer(AnswerKind.Generated, text.ToString().Trim(), citations, evidence.Confidence, []));
+        string[] degraded = grounding.LeftOut == 0 ? [] : [$"left out: {grounding.LeftOut} {(grounding.LeftOut == 1 ? "sentence" : "sentences")} of the language model's that the evidence does not support"];
+        yield return new AnswerPart(null, new Answer(AnswerKind.Generated, text.ToString().Trim(), citations, evidence.Confidence, [.. degraded, .. RequestTerms.Current.Degraded]));
     }
 
-    /// <param name="given">How many of the hits the model is given: the first so many.</param>
-    private List<ChatMessage> Messages(Question question, SearchResult evidence, out int given)
+    /// <summary>Tokens that the answer may have.</summary>
+    private static int Room(IContextWindow window) => Math.Min(AnswerTokens, window.MaxTokens / 4);
+
+    /// <summary>The sentences that answer best, to be said in other words: what a small model can do.</summary>
+    private async Task<List<ChatMessage>> BriefAsync(Question question, SearchResult evidence, CancellationToken cancellation)
+    {
+        var sentences = await new ExtractiveAnswer(embedder).SentencesAsync(question.Text, evidence, cancellation).ConfigureAwait(false);
+        return [new ChatMessage(ChatRole.User, $"Read the text and answer the question in one short sentence.\n\nText: {string.Join('\n', sentences.Select(s => s.Text))}\n\nQuestion: {question.Text}\nAnswer:")];
+    }
+
+    /// <returns>What the model is told, and how many of the hits it is given: the first so many.</returns>
+    private (List<ChatMessage> Messages, int Given) Messages(Question question, SearchResult evidence, IContextWindow? window)
     {
         var contents = new List<AIContent>();
         string asked = $"Question: {question.Text}";
-        var window = (IContextWindow?)model.GetService(typeof(IContextWindow));
         bool sees = window is null ? sendImages : window.PictureTokens > 0;
         int left = window is null ? int.MaxValue
-            : window.MaxTokens - Math.Min(AnswerTokens, window.MaxTokens / 4) - window.CountTokens(Instructions) - window.CountTokens(asked) - (2 * Around) - (sees && question.Image is not null ? window.PictureTokens : 0);
-        given = 0;
+            : window.MaxTokens - Room(window) - window.CountTokens(Instructions) - window.CountTokens(asked) - (2 * Around) - (sees && question.Image is not null ? window.PictureTokens : 0);
+        int given = 0;
         foreach (Hit hit in evidence.Hits)
         {
             string place = string.Join(", ", new[] { hit.Document.Title, hit.Passage.HeadingPath, hit.Passage.Anchor.Page is { } page ? $"page {page}" : "" }.Where(p => p.Length > 0));
@@ -104,68 +128,6 @@ internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, b
         {
             contents.Add(new DataContent(question.Image, Ingestion.MediaTypes.Detect("image", question.Image)));
         }
-        return [new ChatMessage(ChatRole.System, Instructions), new ChatMessage(ChatRole.User, contents)];
-    }
-}
-
-/// <summary>Takes markers out of a stream of text when they name no evidence; one that is cut across two pieces is held until it is whole.</summary>
-internal sealed class MarkerFilter(int evidence)
-{
-    /// <summary>Longer than this, an opened bracket is no marker.</summary>
-    private const int LongestMarker = 24;
-
-    private readonly StringBuilder _open = new();
-
-    /// <summary>Numbers of evidence that the text cites.</summary>
-    public HashSet<int> Used { get; } = [];
-
-    public string Add(string piece)
-    {
-        var shown = new StringBuilder();
-        foreach (char c in piece)
-        {
-            if (_open.Length == 0 && c != '[')
-            {
-                shown.Append(c);
-                continue;
-            }
-            if (c == '[' && _open.Length > 0)
-            {
-                shown.Append(_open);
-                _open.Clear();
-            }
-            _open.Append(c);
-            if (c == ']')
-            {
-                shown.Append(Resolve(_open.ToString()));
-                _open.Clear();
-            }
-            else if (_open.Length > LongestMarker || !(char.IsAsciiDigit(c) || c is '[' or ',' or ' '))
-            {
-                shown.Append(_open);
-                _open.Clear();
-            }
-        }
-        return shown.ToString();
-    }
-
-    public string Flush()
-    {
-        string rest = _open.ToString();
-        _open.Clear();
-        return rest.TrimStart('[').All(c => char.IsAsciiDigit(c) || c is ',' or ' ') ? "" : rest;
-    }
-
-    /// <summary>The marker with those of its numbers that exist, each in brackets of its own; nothing when none does.</summary>
-    private string Resolve(string marker)
-    {
-        string[] numbers = marker[1..^1].Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries);
-        if (numbers.Length == 0)
-        {
-            return marker;
-        }
-        int[] valid = [.. numbers.Select(n => int.TryParse(n, System.Globalization.CultureInfo.InvariantCulture, out int number) ? number : 0).Where(n => n >= 1 && n <= evidence)];
-        Used.UnionWith(valid);
-        return string.Concat(valid.Select(n => $"[{n}]"));
+        return ([new ChatMessage(ChatRole.System, Instructions), new ChatMessage(ChatRole.User, contents)], given);
     }
 }

@@ -126,6 +126,9 @@ public sealed unsafe partial class Decoder : IDisposable
 
     public DecoderConfig Config { get; }
 
+    /// <summary>Numbers in its matrices.</summary>
+    public long Parameters => _all.Sum(m => (long)m.Rows * m.Columns);
+
     /// <summary>Bytes of memory of the weights.</summary>
     public long ByteSize => _all.Sum(m => m.ByteSize);
 

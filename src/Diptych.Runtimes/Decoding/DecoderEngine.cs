@@ -76,6 +76,8 @@ public sealed partial class DecoderEngine : IDisposable
 
     public DecoderConfig Config => _decoder.Config;
 
+    public long Parameters => _decoder.Parameters;
+
     /// <summary>Most tokens of a prompt and its answer together.</summary>
     public int MaxTokens { get; }
 

@@ -44,6 +44,8 @@ public sealed class LocalModel : IChatClient, IContextWindow
     /// <summary>Of a picture that fills as many tiles as are taken; an adapter that reads pictures is asked for by its name, and does not count.</summary>
     public int PictureTokens => _reading is null || Engine.Config.Llama4 is not { TokensPerTile: > 0 } llama ? 0 : _reading.MostTiles(Name) * (llama.TokensPerTile + 2);
 
+    public long Parameters => Engine.Parameters;
+
     public int CountTokens(string text) => Tokenizer.Encode(text).Length;
 
     public DecoderEngine Engine { get; }

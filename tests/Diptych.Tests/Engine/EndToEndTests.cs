@@ -1,9 +1,11 @@
 using System.Text;
+using System.Text.RegularExpressions;
 using Diptych.App;
 using Diptych.Core;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Ingestion;
 using Diptych.Inference;
+using Diptych.Runtimes.Decoding;
 using Microsoft.Extensions.AI;
 using Xunit;
 
@@ -96,15 +98,68 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
     }
 
     [Fact]
-    public async Task A_language_model_sees_evidence_with_images_and_its_false_markers_are_removed()
+    public async Task A_language_model_sees_evidence_with_images_and_what_it_writes_is_held_to_it()
     {
-        var model = new ScriptedModel("Eileen Collins was", " the first [", "1", "] to do so [99], it is said [2, 77].");
-        var answerer = new Answerer(Product.Searcher, Product.Store, Product.Embedder, model);
-        Answer answer = await AskAsync(answerer, "Who was the first woman to pilot the Space Shuttle?");
+        const string asked = "Who was the first woman to pilot the Space Shuttle?";
+        var model = new ScriptedModel(
+            "Answer:\n", "Eileen Collins was the first woman to pilot", " the Space Shuttle [", "1", "] in 1995 [99]. ",
+            // What it makes up, a number that stands nowhere, a heading said back, and itself again.
+            "Her dog Pilot barked at Mission Control in Paris [1]. ", "She flew 97 missions [1].\n", "(Women who flew the Space Shuttle, page 1)\n",
+            "[1] Eileen Collins piloted the shuttle. ", "Eileen Collins was the first woman to pilot the Space Shuttle [2] in 1995.");
+        Answer answer = await AskAsync(new Answerer(Product.Searcher, Product.Store, Product.Embedder, model), asked);
         Assert.Equal(AnswerKind.Generated, answer.Kind);
-        Assert.Equal("Eileen Collins was the first [1] to do so , it is said [2].", answer.Text);
-        Assert.Equal([1, 2], answer.Citations.Select(c => c.Number));
+        Assert.Equal("Answer:\nEileen Collins was the first woman to pilot the Space Shuttle [1] in 1995. Eileen Collins piloted the shuttle. [1]", answer.Text);
+        Assert.Equal([1], answer.Citations.Select(c => c.Number));
+        Assert.Equal("left out: 2 sentences of the language model's that the evidence does not support", answer.Degraded.Single());
         Assert.Contains(model.Seen.SelectMany(m => m.Contents), c => c is DataContent { MediaType: "image/jpeg" });
+
+        var lenient = new Answerer(Product.Searcher, Product.Store, Product.Embedder, new ScriptedModel("She flew 97 missions [1]."), strict: false);
+        Assert.Equal("She flew 97 missions.", (await AskAsync(lenient, asked)).Text);
+
+        // A photo supports what it shows, where no words do.
+        var seeing = new Answerer(Product.Searcher, Product.Store, Product.Embedder, new ScriptedModel("A cat looks into the camera.", " A bus stops."));
+        Answer seen = await AskAsync(seeing, "photo of a cat");
+        Assert.StartsWith("A cat looks into the camera. [", seen.Text, StringComparison.Ordinal);
+        Assert.DoesNotContain("bus", seen.Text, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_language_model_that_repeats_itself_is_stopped_and_one_that_says_nothing_of_the_evidence_gives_way_to_extracts()
+    {
+        const string asked = "Who was the first woman to pilot the Space Shuttle?";
+        var endless = new ScriptedModel([.. Enumerable.Repeat("Eileen Collins was the first. ", 1000)]);
+        Assert.Equal("Eileen Collins was the first. [1]", (await AskAsync(new Answerer(Product.Searcher, Product.Store, Product.Embedder, endless), asked)).Text);
+        Assert.InRange(endless.Given, 1, 10);
+        var stuck = new ScriptedModel(["Eileen Collins: pilot", .. Enumerable.Repeat(", pilot", 1000)]);
+        Assert.Equal("Eileen Collins: pilot [1]", (await AskAsync(new Answerer(Product.Searcher, Product.Store, Product.Embedder, stuck), asked)).Text);
+        Assert.InRange(stuck.Given, 1, 20);
+
+        Answer extract = await AskAsync(new Answerer(Product.Searcher, Product.Store, Product.Embedder, new ScriptedModel("Bananas grow in 77 countries. ", "They are yellow. ", "I like them.")), asked);
+        Assert.Equal(AnswerKind.Extractive, extract.Kind);
+        Assert.Contains("nothing that the language model wrote is supported", extract.Degraded.Single(), StringComparison.Ordinal);
+    }
+
+    /// <summary>As it says with 135 million parameters: in a sentence of its own that the evidence supports, or in the evidence's.</summary>
+    [Fact]
+    public async Task A_small_model_answers_the_samples_questions_from_the_samples()
+    {
+        using LocalModel model = LocalModel.Open("smollm2", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), 64 << 20, TimeProvider.System);
+        var answerer = new Answerer(Product.Searcher, Product.Store, Product.Embedder, model);
+        int right = 0, written = 0;
+        foreach (var (question, words) in new[]
+        {
+            ("How hot should the water be for brewing coffee?", "9[26]"), ("Who was the first woman to pilot the Space Shuttle?", "Collins"), ("How often should the clock be wound?", "(8|eight) days"),
+            ("How heavy is Chelsea?", "four and a half"), ("What colour are Chelsea's eyes?", "green"), ("How long did the Hubble telescope look at one spot?", "(10|ten) days"),
+            ("How many galaxies does the Hubble Deep Field show?", "(three thousand|3,?000)"), ("How much does the orange suit weigh?", "12"), ("When was the Hubble Deep Field taken?", "1995"),
+            ("How many minutes a day does the wall clock lose?", "4|four"), ("How often should the clock be oiled?", "(5|five) years"), ("What is the orange suit worn for?", "launch"),
+        })
+        {
+            Answer answer = await AskAsync(answerer, question);
+            Assert.NotEmpty(answer.Citations);
+            right += Regex.IsMatch(answer.Text, words, RegexOptions.NonBacktracking) ? 1 : 0;
+            written += answer.Kind == AnswerKind.Generated ? 1 : 0;
+        }
+        Assert.True(right >= 9 && written >= 9, $"{right} right, {written} in its own words");
     }
 
     [Fact]
@@ -124,7 +179,7 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
     [InlineData(150, 0)]
     public async Task A_language_model_is_given_the_evidence_that_its_context_takes_and_cites_no_other(int context, int mostGiven)
     {
-        var model = new ScriptedModel("It is so [1], and so [8].") { Window = new Window(context) };
+        var model = new ScriptedModel("Women flew the Space Shuttle [1], and more women [8].") { Window = new Window(context) };
         Answer answer = await AskAsync(new Answerer(Product.Searcher, Product.Store, Product.Embedder, model), "Who was the first woman to pilot the Space Shuttle?");
         int given = model.Seen.SelectMany(m => m.Contents).OfType<TextContent>().Count(c => c.Text.StartsWith('['));
         Assert.InRange(given, Math.Min(1, mostGiven), mostGiven);
@@ -248,6 +303,8 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
     {
         public int PictureTokens => 0;
 
+        public long Parameters => 8_000_000_000;
+
         public int CountTokens(string text) => text.Length / 4;
     }
 
@@ -255,6 +312,9 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
     private sealed class ScriptedModel(params string[] pieces) : IChatClient
     {
         public List<ChatMessage> Seen { get; } = [];
+
+        /// <summary>Pieces that were taken.</summary>
+        public int Given { get; private set; }
 
         public Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default) =>
             throw new NotSupportedException();
@@ -270,6 +330,7 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
             }
             foreach (string piece in pieces)
             {
+                Given++;
                 yield return new ChatResponseUpdate(ChatRole.Assistant, piece);
             }
         }
