@@ -2,6 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Text.Json;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
+using Diptych.Inference;
 using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Diptych.Tests.Runtimes;
@@ -63,7 +64,10 @@ internal static class LlmFeatures
         }
     }
 
-    /// <summary>Questions as <c>ask</c> puts them, over the evidence that the product finds, with and without looking back.</summary>
+    /// <summary>
+    /// Questions as <c>ask</c> puts them to models that read passages, over the evidence that the product finds, with and without looking
+    /// back. (One of this size is given a few sentences, and answers in one: there is little to look back at.)
+    /// </summary>
     private static async Task GroundedAsync(Report report, LocalModel model)
     {
         string cranfield = Path.Combine(Report.Shared, "data", "cranfield");
@@ -95,7 +99,7 @@ internal static class LlmFeatures
             same += with == without ? 1 : 0;
             tokens += written;
         }
-        report.Row("Grounded answers with prompt lookup, tokens/s", $"{Report.Number(tokens / guessed, "0")} ({Report.Number(plain / guessed, "0.00")} x, {same} of {prompts.Count} the same)",
+        report.Row("Answers over passages, as ask asks for them, with prompt lookup, tokens/s", $"{Report.Number(tokens / guessed, "0")} ({Report.Number(plain / guessed, "0.00")} x, {same} of {prompts.Count} the same)",
             $">= 1.5 x without, {Report.Number(tokens / plain, "0")}; all the same", plain / guessed >= 1.5 && same == prompts.Count);
     }
 
@@ -112,11 +116,22 @@ internal static class LlmFeatures
 
         public Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default) => throw new NotSupportedException();
 
-        public object? GetService(Type serviceType, object? serviceKey = null) => model.GetService(serviceType, serviceKey);
+        public object? GetService(Type serviceType, object? serviceKey = null) => serviceType == typeof(IContextWindow) ? new Larger(model) : model.GetService(serviceType, serviceKey);
 
         public void Dispose()
         {
         }
+    }
+
+    private sealed class Larger(LocalModel model) : IContextWindow
+    {
+        public int MaxTokens => model.MaxTokens;
+
+        public int PictureTokens => 0;
+
+        public long Parameters => 8_000_000_000;
+
+        public int CountTokens(string text) => model.CountTokens(text);
     }
 
     /// <summary>Weights as stored beside single precision, over the abstracts of Cranfield.</summary>
