@@ -9,6 +9,9 @@ namespace Diptych.Runtimes.Decoding;
 internal unsafe interface IStoredNumber<T>
     where T : unmanaged
 {
+    /// <summary>From so many vectors on, it is quicker to widen rows once for all of them.</summary>
+    static abstract int WidenedFrom { get; }
+
     /// <summary>Sixteen of them.</summary>
     static abstract Vector512<float> Load(T* from);
 
@@ -23,9 +26,6 @@ internal sealed unsafe class DenseMatrix<T, TNumber> : WeightMatrix
     where T : unmanaged
     where TNumber : IStoredNumber<T>
 {
-    /// <summary>From so many vectors on, rows are widened once for all of them.</summary>
-    private const int WidenedFrom = 6;
-
     private readonly T* _numbers;
 
     /// <param name="values">[rows, columns]</param>
@@ -42,7 +42,7 @@ internal sealed unsafe class DenseMatrix<T, TNumber> : WeightMatrix
     {
         // Fours of rows, so that each part is a whole number of tiles.
         int fours = (Rows + 3) / 4, from = 4 * (int)((long)fours * part / parts), to = Math.Min(Rows, 4 * (int)((long)fours * (part + 1) / parts));
-        float* widened = typeof(T) == typeof(float) || n < WidenedFrom ? null : (float*)NativeMemory.AlignedAlloc((nuint)Columns * 4 * sizeof(float), 64);
+        float* widened = n < TNumber.WidenedFrom ? null : (float*)NativeMemory.AlignedAlloc((nuint)Columns * 4 * sizeof(float), 64);
         for (int row = from; row < to; row += 4)
         {
             int rows = Math.Min(4, to - row);
@@ -185,6 +185,8 @@ internal sealed unsafe class DenseMatrix<T, TNumber> : WeightMatrix
 /// <summary>Single precision.</summary>
 internal readonly unsafe struct SingleNumber : IStoredNumber<float>
 {
+    public static int WidenedFrom => int.MaxValue;
+
     public static Vector512<float> Load(float* from) => Vector512.Load(from);
 
     public static float Widen(float number) => number;
@@ -193,6 +195,8 @@ internal readonly unsafe struct SingleNumber : IStoredNumber<float>
 /// <summary>The upper half of single precision.</summary>
 internal readonly unsafe struct BrainNumber : IStoredNumber<ushort>
 {
+    public static int WidenedFrom => 40;
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Load(ushort* from) => (Sixteen.Widen(from) << 16).AsSingle();
 
@@ -204,6 +208,8 @@ internal readonly unsafe struct HalfNumber : IStoredNumber<ushort>
 {
     /// <summary>2^112: between the exponents' zeros of the two formats.</summary>
     private const float Rebias = 5.192296858534828e33f;
+
+    public static int WidenedFrom => 6;
 
     /// <summary>Exponent and fraction moved into their places are the number, 112 powers too small; weights are finite.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -60,7 +60,7 @@ public sealed class PackedNumbersTests
         using WeightMatrix a = new DenseMatrix<ushort, HalfNumber>(half, rows, columns), b = new DenseMatrix<ushort, BrainNumber>(brain, rows, columns);
         using WeightMatrix c = WeightMatrix.Of(wideHalf, rows, columns), d = WeightMatrix.Of(wideBrain, rows, columns);
         Assert.Equal(c.ByteSize, 2 * a.ByteSize);
-        foreach (int n in new[] { 1, 2, 3, 7, 8 })
+        foreach (int n in new[] { 1, 2, 3, 8, 41 })
         {
             float[] x = [.. Enumerable.Range(0, n * columns).Select(i => (float)random.NextDouble() - 0.5f)];
             Assert.Equal(Product(c, x, n), Product(a, x, n));
