@@ -89,6 +89,10 @@ internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, E
     private async Task<List<ChatMessage>> BriefAsync(Question question, SearchResult evidence, CancellationToken cancellation)
     {
         var sentences = await new ExtractiveAnswer(embedder).SentencesAsync(question.Text, evidence, cancellation).ConfigureAwait(false);
+        if (sentences.Count == 0)
+        {
+            throw new InvalidRequestException("The evidence has no sentences for it to put into words.");
+        }
         return [new ChatMessage(ChatRole.User, $"Read the text and answer the question in one short sentence.\n\nText: {string.Join('\n', sentences.Select(s => s.Text))}\n\nQuestion: {question.Text}\nAnswer:")];
     }
 

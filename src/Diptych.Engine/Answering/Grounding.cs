@@ -127,7 +127,8 @@ internal sealed partial class Grounding(IReadOnlyList<Hit> evidence, IDocumentSt
             {
                 from--;
             }
-            if (length - 1 - from >= Math.Max(Repetition, 4 * period) - period)
+            // Rules and the lines of tables are no words said again.
+            if (length - 1 - from >= Math.Max(Repetition, 4 * period) - period && Enumerable.Range(length - period, period).Any(i => char.IsLetterOrDigit(_open[i])))
             {
                 for (_open.Length = from + 1; _open.Length > 0 && _open[^1] is ' ' or ',' or ';' or ':' or '-'; _open.Length--)
                 {
@@ -201,12 +202,12 @@ internal sealed partial class Grounding(IReadOnlyList<Hit> evidence, IDocumentSt
     private double Support(HashSet<string> stems, HashSet<string> names, float[][] vectors, int[] of)
     {
         bool There(string stem) => of.Any(i => _stems[i].Contains(stem));
-        if (stems.Count == 0)
+        if (stems.Count == 0 || !stems.Where(s => s.Any(char.IsAsciiDigit)).All(There))
         {
             return 0;
         }
         double coverage = (stems.Count(There) + names.Count(There)) / (double)(stems.Count + names.Count), text = 0, picture = 0;
-        if (coverage >= LeastWords && stems.Where(s => s.Any(char.IsAsciiDigit)).All(There))
+        if (coverage >= LeastWords)
         {
             double cosine = vectors.Length == 0 ? 0 : of.Max(i => _vectors.GetValueOrDefault(evidence[i].Passage.Id).Text is { } own ? TensorPrimitives.Dot<float>(own, vectors[0]) : 0);
             text = vectors.Length > 0 ? Calibration.TextToText(cosine, coverage) : coverage;

@@ -117,9 +117,10 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
         Assert.Equal("She flew 97 missions.", (await AskAsync(lenient, asked)).Text);
 
         // A photo supports what it shows, where no words do.
-        var seeing = new Answerer(Product.Searcher, Product.Store, Product.Embedder, new ScriptedModel("A cat looks into the camera.", " A bus stops."));
+        var seeing = new Answerer(Product.Searcher, Product.Store, Product.Embedder, new ScriptedModel($"{new string('=', 60)}\nA cat looks into the camera.", " A cat of 97 years. A bus stops."));
         Answer seen = await AskAsync(seeing, "photo of a cat");
-        Assert.StartsWith("A cat looks into the camera. [", seen.Text, StringComparison.Ordinal);
+        Assert.Contains("A cat looks into the camera. [", seen.Text, StringComparison.Ordinal);
+        Assert.DoesNotContain("97", seen.Text, StringComparison.Ordinal);
         Assert.DoesNotContain("bus", seen.Text, StringComparison.Ordinal);
     }
 
