@@ -45,21 +45,11 @@ public sealed unsafe partial class Decoder
     /// <exception cref="InvalidDataException">It is no such file; the message says what is wrong with it.</exception>
     public static long WeightBytes(string path, WeightFormat format)
     {
-        Dictionary<string, TensorFile> files = [];
-        if (File.Exists(path))
-        {
-            var file = new GgufFile(path);
-            files = file.Tensors.Keys.ToDictionary(n => n, _ => (TensorFile)file, StringComparer.Ordinal);
-        }
-        else
-        {
-            files = Files(path);
-        }
+        TensorFile[] files = File.Exists(path) ? [new GgufFile(path)] : [.. Files(path).Values.Distinct()];
         try
         {
-            return files.Sum(f =>
+            return files.SelectMany(f => f.Tensors.Values).Sum(tensor =>
             {
-                StoredTensor tensor = f.Value.Tensors[f.Key];
                 double count = tensor.Shape.Aggregate(1.0, (a, b) => a * b);
                 return (long)(format switch
                 {
@@ -74,10 +64,7 @@ public sealed unsafe partial class Decoder
         }
         finally
         {
-            foreach (TensorFile file in files.Values.Distinct())
-            {
-                file.Dispose();
-            }
+            Array.ForEach(files, f => f.Dispose());
         }
     }
 

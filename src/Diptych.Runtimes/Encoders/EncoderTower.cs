@@ -17,14 +17,16 @@ internal abstract unsafe class EncoderTower : IDisposable
     private readonly bool _causal;
     private readonly Action<Span<float>> _activation;
 
+    /// <summary>What a config leaves out is what transformers takes then.</summary>
     /// <param name="settings">text_config or vision_config.</param>
-    protected EncoderTower(SafeTensorsFile file, JsonElement settings, string prefix, bool causal)
+    protected EncoderTower(SafeTensorsFile file, JsonElement settings, PairKind kind, string prefix, bool text)
     {
-        (_file, _causal) = (file, causal);
-        Width = Int(settings, "hidden_size");
-        Heads = Int(settings, "num_attention_heads");
-        Epsilon = settings.TryGetProperty("layer_norm_eps", out JsonElement epsilon) ? epsilon.GetSingle() : 1e-5f;
-        _activation = (settings.TryGetProperty("hidden_act", out JsonElement act) ? act.GetString() : "quick_gelu") switch
+        bool clip = kind == PairKind.Clip;
+        (_file, _causal) = (file, clip && text);
+        Width = Int(settings, "hidden_size", clip && text ? 512 : 768);
+        Heads = Int(settings, "num_attention_heads", clip && text ? 8 : 12);
+        Epsilon = settings.TryGetProperty("layer_norm_eps", out JsonElement epsilon) ? epsilon.GetSingle() : clip ? 1e-5f : 1e-6f;
+        _activation = (settings.TryGetProperty("hidden_act", out JsonElement act) ? act.GetString() : clip ? "quick_gelu" : "gelu_pytorch_tanh") switch
         {
             "quick_gelu" => QuickGelu,
             "gelu_pytorch_tanh" => GeluTanh,
@@ -37,7 +39,7 @@ internal abstract unsafe class EncoderTower : IDisposable
         }
         try
         {
-            _layers = [.. Enumerable.Range(0, Int(settings, "num_hidden_layers")).Select(l => new Layer(
+            _layers = [.. Enumerable.Range(0, Int(settings, "num_hidden_layers", 12)).Select(l => new Layer(
                 Norm($"{prefix}.encoder.layers.{l}.layer_norm1"), Linear($"{prefix}.encoder.layers.{l}.self_attn.q_proj"), Linear($"{prefix}.encoder.layers.{l}.self_attn.k_proj"),
                 Linear($"{prefix}.encoder.layers.{l}.self_attn.v_proj"), Linear($"{prefix}.encoder.layers.{l}.self_attn.out_proj"),
                 Norm($"{prefix}.encoder.layers.{l}.layer_norm2"), Linear($"{prefix}.encoder.layers.{l}.mlp.fc1"), Linear($"{prefix}.encoder.layers.{l}.mlp.fc2")))];
@@ -67,9 +69,9 @@ internal abstract unsafe class EncoderTower : IDisposable
         _all.Clear();
     }
 
-    protected static int Int(JsonElement settings, string name) => settings.TryGetProperty(name, out JsonElement value) && value.TryGetInt32(out int number) && number > 0
-        ? number
-        : throw new InvalidDataException($"config.json lacks {name}.");
+    protected static int Int(JsonElement settings, string name, int otherwise) => !settings.TryGetProperty(name, out JsonElement value) ? otherwise
+        : value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out int number) && number > 0 ? number
+        : throw new InvalidDataException($"config.json: {name} is no number above 0.");
 
     protected float[] Vector(string name) => _file.Tensors.TryGetValue(name, out StoredTensor? tensor) ? _file.Floats(tensor) : throw new InvalidDataException($"{_file.Path} lacks '{name}'.");
 
@@ -221,13 +223,13 @@ internal sealed class TextTower : EncoderTower
     private readonly int _end;
 
     public TextTower(SafeTensorsFile file, JsonElement settings, PairKind kind)
-        : base(file, settings, "text_model", causal: kind == PairKind.Clip)
+        : base(file, settings, kind, "text_model", text: true)
     {
         _siglip = kind != PairKind.Clip;
         (_tokens, _positions) = (Vector("text_model.embeddings.token_embedding.weight"), Vector("text_model.embeddings.position_embedding.weight"));
         _last = Norm("text_model.final_layer_norm");
         _projection = Linear(_siglip ? "text_model.head" : "text_projection");
-        MaxTokens = Int(settings, "max_position_embeddings");
+        MaxTokens = Int(settings, "max_position_embeddings", _siglip ? 64 : 77);
         Vocabulary = _tokens.Length / Width;
         _end = settings.TryGetProperty("eos_token_id", out JsonElement end) && end.TryGetInt32(out int id) ? id : 49407;
     }
@@ -279,10 +281,10 @@ internal sealed class ImageTower : EncoderTower
     private readonly PoolingHead? _head;
 
     public ImageTower(SafeTensorsFile file, JsonElement settings, PairKind kind)
-        : base(file, settings, "vision_model", causal: false)
+        : base(file, settings, kind, "vision_model", text: false)
     {
-        Patch = Int(settings, "patch_size");
-        Side = kind == PairKind.Siglip2 ? Patch * (int)Math.Sqrt(Int(settings, "num_patches")) : Int(settings, "image_size");
+        Patch = Int(settings, "patch_size", kind == PairKind.Clip ? 32 : 16);
+        Side = kind == PairKind.Siglip2 ? Patch * (int)Math.Sqrt(Int(settings, "num_patches", 256)) : Int(settings, "image_size", 224);
         float[] kernel = Vector("vision_model.embeddings.patch_embedding.weight");
         bool siglip = kind != PairKind.Clip;
         if (kind == PairKind.Siglip2)
