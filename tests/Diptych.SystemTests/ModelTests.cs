@@ -51,7 +51,7 @@ public sealed class ModelTests : IDisposable
         await OkAsync("models", "add", Path.Combine(SharedFolder, "golden", "tiny", "clip"), "--name", "tiny-clip");
         using var written = JsonDocument.Parse(await OkAsync("ask", "How heavy is Chelsea?", "--model", "smollm2", "--json"));
         Assert.NotEmpty(written.RootElement.GetProperty("text").GetString()!);
-        using var simulated = JsonDocument.Parse(await OkAsync("bench", "simulate", "--trace", "answers-conv", "--traces", Path.Combine(SharedFolder, "traces"), "--seconds", "30", "--rate", "2", "--lengths", "0.1", "--devices", "64", "--json"));
+        using var simulated = JsonDocument.Parse(await OkAsync("bench", "simulate", "--trace", "answers-conv", "--traces", Path.Combine(SharedFolder, "traces"), "--seconds", "30", "--rate", "2", "--lengths", "0.05", "--devices", "64", "--json"));
         JsonElement lane = simulated.RootElement.GetProperty("lanes").GetProperty("generate");
         Assert.True(lane.GetProperty("offered").GetInt32() > 5 && lane.GetProperty("attainment").GetDouble() > 0.95 && lane.GetProperty("between_p99_ms").GetDouble() > 0, lane.GetRawText());
         using var server = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", _data]) { RedirectStandardOutput = true })!;

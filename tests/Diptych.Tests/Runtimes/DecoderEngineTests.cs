@@ -120,7 +120,11 @@ public sealed class DecoderEngineTests
     {
         string text = string.Join(' ', Enumerable.Repeat("Ships pass the harbour in the evening and the keeper writes their names down.", 20)), kept = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid():N}.json");
         var brief = new Sampling { MaxTokens = 4 };
-        var objectives = new Dictionary<Lane, LaneObjective>(LaneObjective.Defaults) { [Lane.Interactive] = new(TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(0.05), TimeSpan.FromSeconds(0.1)) };
+        var objectives = new Dictionary<Lane, LaneObjective>(LaneObjective.Defaults)
+        {
+            [Lane.Interactive] = new(TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(0.05), TimeSpan.FromSeconds(0.1)),
+            [Lane.Generate] = new(TimeSpan.FromSeconds(1), Timeout.InfiniteTimeSpan, TimeSpan.FromSeconds(0.1)),
+        };
         using (var model = LocalModel.Open("smollm2", Gguf, 24 << 20, TimeProvider.System, objectives: objectives, kept: (new ModelProfiles(kept), "smollm2@1")))
         {
             int done = 0;
