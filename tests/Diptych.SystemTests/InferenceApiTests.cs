@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Http.Json;
 using System.Text;
 using System.Text.Json;
+using Diptych.Tests;
 using Xunit;
 
 namespace Diptych.SystemTests;
@@ -140,13 +141,10 @@ public sealed class InferenceApiTests(StartedServer server)
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task Load_is_sent_and_simulated_from_traces()
     {
-        string traces = Path.Combine(Environment.GetEnvironmentVariable("DIPTYCH_SHARED") ?? Path.Combine(Host.Repository, "..", "shared"), "traces");
-        if (!Directory.Exists(traces))
-        {
-            Assert.Skip($"{traces} does not exist.");
-        }
+        string traces = Shared.Require("traces");
         string data = Directory.CreateTempSubdirectory("diptych-bench-").FullName;
         foreach (string[] arguments in (string[][])
         [

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Diptych.Tests;
 using Xunit;
 
 namespace Diptych.SystemTests;
@@ -7,23 +8,22 @@ namespace Diptych.SystemTests;
 public sealed class ModelTests : IDisposable
 {
     private readonly string _data = Directory.CreateTempSubdirectory("diptych-models-").FullName;
-    private static readonly string SharedFolder = Environment.GetEnvironmentVariable("DIPTYCH_SHARED") ?? Path.Combine(Host.Repository, "..", "shared");
 
     public void Dispose() => Directory.Delete(_data, recursive: true);
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task A_receipt_is_found_by_its_words_and_the_answer_points_at_the_box()
     {
-        RequireShared();
         string photos = Path.Combine(_data, "photos");
         Directory.CreateDirectory(photos);
         foreach (string file in new[] { "receipt.png", "tilted.png", "sign.png" })
         {
-            File.Copy(Path.Combine(SharedFolder, "golden", "ocr", file), Path.Combine(photos, file));
+            File.Copy(Shared.Require("golden", "ocr", file), Path.Combine(photos, file));
         }
         await OkAsync("ingest", photos);
         var before = await Host.DiptychAsync(_data, "search", "croissant", "--json");
-        await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "ppocr"), "--name", "ppocr");
+        await OkAsync("models", "add", Shared.Require("models", "ppocr"), "--name", "ppocr");
         Assert.Contains("ppocr", await OkAsync("models", "list"), StringComparison.Ordinal);
         await OkAsync("models", "verify", "ppocr");
         await OkAsync("ingest", photos, "--again");
@@ -42,16 +42,16 @@ public sealed class ModelTests : IDisposable
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task A_decoder_writes_in_this_process_and_speaks_OpenAIs_dialect()
     {
-        RequireShared();
         await OkAsync("ingest", Path.Combine(Host.Samples, "documents"));
-        await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), "--name", "smollm2");
-        await OkAsync("models", "add", Path.Combine(SharedFolder, "models", "starter-vlm"), "--name", "captions");
-        await OkAsync("models", "add", Path.Combine(SharedFolder, "golden", "tiny", "clip"), "--name", "tiny-clip");
+        await OkAsync("models", "add", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), "--name", "smollm2");
+        await OkAsync("models", "add", Shared.Require("models", "starter-vlm"), "--name", "captions");
+        await OkAsync("models", "add", Shared.Require("golden", "tiny", "clip"), "--name", "tiny-clip");
         using var written = JsonDocument.Parse(await OkAsync("ask", "How heavy is Chelsea?", "--model", "smollm2", "--json"));
         Assert.NotEmpty(written.RootElement.GetProperty("text").GetString()!);
-        using var simulated = JsonDocument.Parse(await OkAsync("bench", "simulate", "--trace", "answers-conv", "--traces", Path.Combine(SharedFolder, "traces"), "--seconds", "30", "--rate", "2", "--lengths", "0.05", "--devices", "64", "--json"));
+        using var simulated = JsonDocument.Parse(await OkAsync("bench", "simulate", "--trace", "answers-conv", "--traces", Shared.Require("traces"), "--seconds", "30", "--rate", "2", "--lengths", "0.05", "--devices", "64", "--json"));
         JsonElement lane = simulated.RootElement.GetProperty("lanes").GetProperty("generate");
         Assert.True(lane.GetProperty("offered").GetInt32() > 5 && lane.GetProperty("attainment").GetDouble() > 0.95 && lane.GetProperty("between_p99_ms").GetDouble() > 0, lane.GetRawText());
         using var server = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", _data]) { RedirectStandardOutput = true })!;
@@ -156,8 +156,7 @@ public sealed class ModelTests : IDisposable
     [InlineData("clip", "llama31-like-lora-1", 1)]
     public async Task A_folder_is_verified_against_its_own_cases(string model, string? adapter, int exitCode)
     {
-        RequireShared();
-        string tiny = Path.Combine(SharedFolder, "golden", "tiny");
+        string tiny = Shared.Require("golden", "tiny");
         var run = await Host.DiptychAsync(_data, ["models", "verify", Path.Combine(tiny, model), .. adapter is null ? Array.Empty<string>() : ["--adapter", Path.Combine(tiny, adapter)], "--json"]);
         Assert.True(run.ExitCode == exitCode, run.Error + run.Output);
         if (exitCode == 0)
@@ -171,26 +170,25 @@ public sealed class ModelTests : IDisposable
     [Fact]
     public async Task A_download_resumes_is_checked_and_is_there_whole_or_not_at_all()
     {
-        RequireShared();
-        await using var hub = await LocalHub.StartAsync(Path.Combine(SharedFolder, "models", "ppocr"));
+        await using var hub = await LocalHub.StartAsync(Shared.Require("golden", "tiny", "clip"));
         Environment.SetEnvironmentVariable("DIPTYCH__HUB", hub.Url);
         try
         {
             hub.Damage = true;
-            var damaged = await Host.DiptychAsync(_data, "models", "add", "hf:paddle/ocr");
+            var damaged = await Host.DiptychAsync(_data, "models", "add", "hf:tiny/clip");
             Assert.True(damaged.ExitCode == 1 && damaged.Error.Contains("SHA-256", StringComparison.Ordinal), damaged.Error);
-            Assert.DoesNotContain("paddle", await OkAsync("models", "list"), StringComparison.Ordinal);
+            Assert.DoesNotContain("tiny", await OkAsync("models", "list"), StringComparison.Ordinal);
             hub.Damage = false;
             hub.CutAfter = 3_000_000;
-            await OkAsync("models", "add", "hf:paddle/ocr@v4");
+            await OkAsync("models", "add", "hf:tiny/clip@v4");
             Assert.True(hub.Resumed > 0, "nothing was resumed");
-            Assert.Contains("hf:paddle/ocr@v4", await OkAsync("models", "list", "--json"), StringComparison.Ordinal);
-            await OkAsync("models", "verify", "ocr");
-            var twice = await Host.DiptychAsync(_data, "models", "add", "hf:paddle/ocr");
+            Assert.Contains("hf:tiny/clip@v4", await OkAsync("models", "list", "--json"), StringComparison.Ordinal);
+            await OkAsync("models", "verify", "clip");
+            var twice = await Host.DiptychAsync(_data, "models", "add", "hf:tiny/clip");
             Assert.True(twice.ExitCode == 2 && twice.Error.Contains("already", StringComparison.Ordinal), twice.Error);
-            string weights = Directory.GetFiles(Path.Combine(_data, "models", "ocr"), "*rec*.onnx").Single();
+            string weights = Path.Combine(_data, "models", "clip", "model.safetensors");
             await File.AppendAllTextAsync(weights, "x");
-            var changed = await Host.DiptychAsync(_data, "models", "verify", "ocr", "--json");
+            var changed = await Host.DiptychAsync(_data, "models", "verify", "clip", "--json");
             Assert.True(changed.ExitCode == 1 && changed.Output.Contains("has changed", StringComparison.Ordinal), changed.Output);
             Assert.Equal(1, (await Host.DiptychAsync(_data, "models", "add", "hf:nobody/nothing")).ExitCode);
             Assert.Equal(2, (await Host.DiptychAsync(_data, "models", "add", "hf:nobody")).ExitCode);
@@ -204,14 +202,6 @@ public sealed class ModelTests : IDisposable
         finally
         {
             Environment.SetEnvironmentVariable("DIPTYCH__HUB", null);
-        }
-    }
-
-    private static void RequireShared()
-    {
-        if (!Directory.Exists(SharedFolder))
-        {
-            Assert.Skip($"{SharedFolder} does not exist.");
         }
     }
 

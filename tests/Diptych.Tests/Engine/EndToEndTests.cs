@@ -142,6 +142,7 @@ public sealed class EndToEndTests(EndToEndTests.Samples samples) : IClassFixture
 
     /// <summary>As it says with 135 million parameters: in a sentence of its own that the evidence supports, or in the evidence's.</summary>
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task A_small_model_answers_the_samples_questions_from_the_samples()
     {
         using LocalModel model = LocalModel.Open("smollm2", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), 64 << 20, TimeProvider.System);

@@ -21,6 +21,7 @@ public sealed class EvaluationTests
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
     public void Cranfield_files_give_documents_queries_and_judgements()
     {
         Assert.Equal(1400, TestCollections.Corpus(Shared.Require("data", "cranfield", "cran.all.1400")).Count);

@@ -12,9 +12,10 @@ namespace Diptych.Tests.Runtimes;
 [Collection("decoders")]
 public sealed class CaptionTests
 {
-    private static readonly string Folder = Path.GetDirectoryName(Shared.Require("models", "starter-vlm", "projector.onnx"))!;
+    private static string Folder => Path.GetDirectoryName(Shared.Require("models", "starter-vlm", "projector.onnx"))!;
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task Captions_are_the_references()
     {
         await using var inference = Service();
@@ -55,6 +56,7 @@ public sealed class CaptionTests
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task A_picture_in_a_conversation_is_seen_and_known_again_and_no_other_is_taken_for_it()
     {
         await using var inference = Service();

@@ -14,10 +14,9 @@ public sealed class DecoderEngineTests
 
     private static readonly CancellationToken None = CancellationToken.None;
 
-    [Theory]
-    [InlineData(0)]
-    [InlineData(64)]
-    public async Task An_answer_is_the_same_alone_beside_others_with_a_known_beginning_and_after_it_gave_way(int swapMegabytes)
+    [Fact]
+    [Trait("Needs", "shared")]
+    public async Task An_answer_is_the_same_alone_beside_others_with_a_known_beginning_and_after_it_gave_way()
     {
         string long_ = string.Join(' ', Enumerable.Repeat("The lighthouse stands on a rock, and the keeper climbs its stairs each night.", 12));
         string[] questions = ["What stands on the rock?", "Who climbs the stairs?", "Count to ten.", "Name a colour.", "Say hello.", "What is the capital of Italy?"];
@@ -42,29 +41,35 @@ public sealed class DecoderEngineTests
         {
             apart[i] = (await AnswerAsync(alone, others[i], lengthy)).Text;
         }
-        using var tight = Open(24 << 20, swapMegabytes);
-        Assert.Equal(apart, await Task.WhenAll(others.Select(async o => (await AnswerAsync(tight, o, lengthy)).Text)));
-        EngineSnapshot after = tight.Engine.Snapshot();
-        Assert.True(after.Preemptions > 0 && (after.Swapped > 0) == (swapMegabytes > 0), $"{after}");
-    }
-
-    [Theory]
-    [InlineData(0f)]
-    [InlineData(0.8f)]
-    public async Task Looking_back_says_the_same_in_fewer_steps(float temperature)
-    {
-        using var model = Open(64 << 20);
-        const string question = "Repeat this sentence three times: The keeper of the old lighthouse climbs one hundred and ninety-nine stairs each night to light the lamp.";
-        var sampling = new Sampling { MaxTokens = 90, Temperature = temperature, Seed = 3, LooksBack = false };
-        var plain = await AnswerAsync(model, question, sampling);
-        Assert.Equal(0, model.Engine.Snapshot().GuessedTokens);
-        Assert.Equal(plain, await AnswerAsync(model, question, sampling with { LooksBack = true }));
-        EngineSnapshot after = model.Engine.Snapshot();
-        Assert.True(after.GuessedRight >= 10, $"{after}");
-        Assert.True(after.GuessedRight <= after.GuessedTokens && after.BlocksUsed <= 8, $"{after}");
+        foreach (int swapMegabytes in new[] { 0, 64 })
+        {
+            using var tight = Open(24 << 20, swapMegabytes);
+            Assert.Equal(apart, await Task.WhenAll(others.Select(async o => (await AnswerAsync(tight, o, lengthy)).Text)));
+            EngineSnapshot after = tight.Engine.Snapshot();
+            Assert.True(after.Preemptions > 0 && (after.Swapped > 0) == (swapMegabytes > 0), $"{after}");
+        }
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
+    public async Task Looking_back_says_the_same_in_fewer_steps()
+    {
+        foreach (float temperature in new[] { 0f, 0.8f })
+        {
+            using var model = Open(64 << 20);
+            const string question = "Repeat this sentence three times: The keeper of the old lighthouse climbs one hundred and ninety-nine stairs each night to light the lamp.";
+            var sampling = new Sampling { MaxTokens = 90, Temperature = temperature, Seed = 3, LooksBack = false };
+            var plain = await AnswerAsync(model, question, sampling);
+            Assert.Equal(0, model.Engine.Snapshot().GuessedTokens);
+            Assert.Equal(plain, await AnswerAsync(model, question, sampling with { LooksBack = true }));
+            EngineSnapshot after = model.Engine.Snapshot();
+            Assert.True(after.GuessedRight >= 10, $"{after}");
+            Assert.True(after.GuessedRight <= after.GuessedTokens && after.BlocksUsed <= 8, $"{after}");
+        }
+    }
+
+    [Fact]
+    [Trait("Needs", "shared")]
     public async Task A_cancelled_answer_gives_its_memory_back_and_a_too_long_prompt_is_refused()
     {
         using var model = Open(32 << 20);
@@ -91,6 +96,7 @@ public sealed class DecoderEngineTests
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task A_tenant_that_floods_waits_for_itself_and_a_limit_that_would_pass_is_refused()
     {
         using var model = Open(24 << 20, swapMegabytes: 0);
@@ -116,6 +122,7 @@ public sealed class DecoderEngineTests
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task Nobody_waits_for_bulk_work_or_longer_than_the_lane_allows_and_what_steps_took_is_kept()
     {
         string text = string.Join(' ', Enumerable.Repeat("Ships pass the harbour in the evening and the keeper writes their names down.", 20)), kept = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid():N}.json");
@@ -151,6 +158,7 @@ public sealed class DecoderEngineTests
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task Stop_texts_end_the_answer_even_across_tokens_and_the_same_seed_says_the_same()
     {
         using var model = Open(32 << 20);

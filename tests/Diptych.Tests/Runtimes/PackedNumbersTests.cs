@@ -118,11 +118,9 @@ public sealed class PackedNumbersTests
     [InlineData(WeightFormat.F32)]
     public void What_weights_take_is_known_before_they_are_read(WeightFormat format)
     {
-        foreach (string path in new[] { Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like", "config.json"))! })
-        {
-            using Decoder decoder = Decoder.Open(path, format);
-            Assert.InRange(Decoder.WeightBytes(path, format) / (double)decoder.ByteSize, 1, 1.1);
-        }
+        string path = Path.GetDirectoryName(Shared.Require("golden", "tiny", "llama31-like", "config.json"))!;
+        using Decoder decoder = Decoder.Open(path, format);
+        Assert.InRange(Decoder.WeightBytes(path, format) / (double)decoder.ByteSize, 1, 1.1);
     }
 
     private static unsafe float Multiply(WeightMatrix matrix, CoreTeam team, float[] input)
@@ -136,7 +134,7 @@ public sealed class PackedNumbersTests
     }
 
     /// <summary>A file of one tensor "w" [1, 256].</summary>
-    private static byte[] Gguf(int type, byte[] data)
+    internal static byte[] Gguf(int type, byte[] data)
     {
         using var stream = new MemoryStream();
         using var writer = new BinaryWriter(stream, Encoding.UTF8);

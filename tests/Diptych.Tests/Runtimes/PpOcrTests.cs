@@ -12,6 +12,7 @@ public sealed class PpOcrTests
     private static readonly string[] Rendered = ["faint.png", "receipt.png", "sign.png", "small.png", "tilted.png"];
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task It_reads_at_least_as_right_as_the_reference_and_boxes_the_same_lines()
     {
         using var golden = JsonDocument.Parse(File.ReadAllText(Shared.Require("golden", "ocr", "lines.json")));
@@ -42,6 +43,7 @@ public sealed class PpOcrTests
     }
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task A_picture_without_text_has_none_and_one_line_alone_is_found()
     {
         await using var service = new InferenceService([], TimeProvider.System);

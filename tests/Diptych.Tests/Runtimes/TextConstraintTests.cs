@@ -102,6 +102,7 @@ public sealed class TextConstraintTests
         Assert.Throws<InvalidRequestException>(() => TextConstraint.OfRegex(expression, new TokenTrie(Vocabulary)));
 
     [Fact]
+    [Trait("Needs", "shared")]
     public async Task A_model_writes_what_is_asked_for_in_the_form_that_is_asked_for_even_where_tokens_are_few()
     {
         using var model = LocalModel.Open("smollm2", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), 64 << 20, TimeProvider.System);
