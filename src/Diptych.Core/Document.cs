@@ -9,11 +9,11 @@ public enum Modality
 
 /// <summary>
 /// One source as it was ingested. It is identified by (<see cref="Collection"/>, <see cref="Source"/>);
-/// <see cref="ContentHash"/> (SHA-256, lower-case hex) is its version.
+/// <see cref="ContentHash"/> (SHA-256, lower-case hex) is its version. Any number of documents may have the same content.
 /// </summary>
 public sealed record Document
 {
-    /// <summary>Assigned by the store; 0 before the first commit.</summary>
+    /// <summary>Assigned by the store at the first commit and the document's for life, whatever its content and wherever it moves; 0 before.</summary>
     public long Id { get; init; }
 
     public required string Collection { get; init; }

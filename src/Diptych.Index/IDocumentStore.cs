@@ -32,11 +32,19 @@ public interface IDocumentStore : IDisposable
     bool DeleteCollection(string name);
 
     /// <summary>
-    /// Stores the documents in one transaction: each replaces the version with the same collection and source, whose passages leave.
+    /// Stores the documents in one transaction: each replaces the version with the same collection and source, whose passages leave and
+    /// whose id it keeps.
     /// </summary>
     /// <returns>The documents with their ids.</returns>
     /// <exception cref="InvalidRequestException">A vector has the wrong dimensions or is not of unit length; nothing is stored.</exception>
     IReadOnlyList<Document> Commit(IReadOnlyList<IngestedDocument> documents);
+
+    /// <summary>Gives sources the content of documents that are there, all in one transaction.</summary>
+    /// <returns>
+    /// By placement the document; null where the document whose content it takes is gone or has other content by now, or cannot move since
+    /// the source is taken.
+    /// </returns>
+    IReadOnlyList<Document?> Place(string collection, IReadOnlyList<Placement> placements);
 
     /// <returns>False when there is no such document.</returns>
     bool Delete(long documentId);
@@ -48,8 +56,8 @@ public interface IDocumentStore : IDisposable
 
     Document? Document(string collection, string source);
 
-    /// <summary>A document of the collection with these bytes, whatever its source.</summary>
-    Document? DocumentByHash(string collection, string contentHash);
+    /// <summary>The documents of the collection with these bytes, the oldest first.</summary>
+    IReadOnlyList<Document> DocumentsByHash(string collection, string contentHash);
 
     string DocumentText(long id);
 

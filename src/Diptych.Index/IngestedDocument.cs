@@ -5,7 +5,26 @@ namespace Diptych.Index;
 /// <summary>A document ready to be committed: what was read of it, with vectors.</summary>
 /// <param name="Text">The extracted text that anchors' character ranges count in.</param>
 /// <param name="Original">The bytes as they came, when no file on this machine holds them; else null.</param>
-public sealed record IngestedDocument(Document Document, string Text, byte[]? Original, IReadOnlyList<IngestedPassage> Passages);
+public sealed record IngestedDocument(Document Document, string Text, byte[]? Original, IReadOnlyList<IngestedPassage> Passages)
+{
+    /// <summary>The title that the content itself gives; null where it gives none and the document is called by its source's name.</summary>
+    public string? ReadTitle { get; init; }
+
+    /// <summary>What the content itself says; the document's metadata has what its sender said besides.</summary>
+    public Metadata ReadMetadata { get; init; } = Metadata.Empty;
+}
+
+/// <summary>
+/// A source whose content another document has: it is stored without being read or embedded again. Where that document is itself, it
+/// moves to the source and keeps its passages; else it gets passages of its own, and the id that the source has, or a new one.
+/// </summary>
+/// <param name="Name">What the document is called where its content gives no title.</param>
+/// <param name="ContentOf">The document whose content it takes, as that is before anything is placed.</param>
+/// <param name="ContentHash">What that content must be.</param>
+/// <param name="Moves">Whether that document moves here; the source must then be free.</param>
+/// <param name="Given">What the sender says of it.</param>
+/// <param name="Original">The bytes, where the store keeps them.</param>
+public sealed record Placement(string Source, string Name, long ContentOf, string ContentHash, bool Moves, Metadata Given, byte[]? Original, DateTimeOffset At);
 
 /// <summary>A passage with everything that is stored beside it.</summary>
 /// <param name="TextVector">[384] unit length, or null where there is no text.</param>

@@ -11,6 +11,7 @@ internal static class IngestCommand
     private static readonly Option<string[]> Include = new("--include") { Description = "Globs under a folder, such as **/*.pdf (default: all known formats)" };
     private static readonly Option<string[]> Exclude = new("--exclude") { Description = $"Globs to leave out; {FileSources.IgnoreFile} files do the same" };
     private static readonly Option<bool> Prune = new("--prune") { Description = "Delete documents whose files are gone from the folders" };
+    private static readonly Option<string[]> PruneAll = new("--prune-all") { Description = "A folder to prune even where that deletes more than a third of its documents" };
     private static readonly Option<bool> Again = new("--again") { Description = "Read files anew that have not changed, for example after a model was added" };
     private static readonly Option<string?> Language = new Option<string?>("--language") { Description = "What a new collection's words are stemmed in (default: english)" }.AcceptOnlyFromAmong([.. Index.Lexical.Language.Known]);
     private static readonly Option<string> Name = new("--name") { Description = "File name for standard input, which tells its format", DefaultValueFactory = _ => "stdin.txt" };
@@ -20,7 +21,7 @@ internal static class IngestCommand
     {
         var command = new Command("ingest", "Read files, folders, URLs or standard input into a collection")
         {
-            Sources, CommandLine.Collection, Include, Exclude, Prune, Again, Language, Name, Tags,
+            Sources, CommandLine.Collection, Include, Exclude, Prune, PruneAll, Again, Language, Name, Tags,
         };
         command.SetAction(RunAsync);
         return command;
@@ -46,16 +47,24 @@ internal static class IngestCommand
             sources = sources.Append(IngestSource.Bytes($"stdin:{name}", name, content.ToArray(), null, metadata));
         }
         await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
+        string[] pruneAll = [.. parsed.GetValue(PruneAll) ?? []];
         var run = new IngestOptions
         {
             Collection = parsed.GetValue(CommandLine.Collection)!,
             Again = parsed.GetValue(Again),
             Language = parsed.GetValue(Language),
-            PruneUnder = parsed.GetValue(Prune) ? [.. paths.Where(Directory.Exists)] : [],
+            PruneUnder = [.. (parsed.GetValue(Prune) ? paths.Where(p => !File.Exists(p)) : []).Union(pruneAll)],
+            PruneAll = pruneAll,
+            PruneUnlisted = parsed.GetValue(Include) is null or [] && parsed.GetValue(Exclude) is null or [],
+            OwnPaths = options.Store is null or "",
         };
         IngestTotals totals = await new IngestProgress(parsed.GetValue(CommandLine.AsJson)).ShowAsync(
             report => product.Ingestor.RunAsync(sources, run, report, cancellation));
-        return totals.Failed > 0 ? ExitCode.Partial : ExitCode.Success;
+        foreach (string refused in totals.PruneRefused)
+        {
+            Console.Error.WriteLine(refused);
+        }
+        return totals.Failed > 0 || totals.PruneRefused.Count > 0 ? ExitCode.Partial : ExitCode.Success;
     }
 
     private static bool IsUrl(string source) =>

@@ -100,7 +100,7 @@ internal sealed class IngestProgress(bool json)
         else
         {
             AnsiConsole.MarkupLine(
-                $"[bold]{totals.Added}[/] added, [bold]{totals.Replaced}[/] replaced, {totals.Unchanged} unchanged, {totals.Duplicates} duplicates, {totals.Pruned} pruned, "
+                $"[bold]{totals.Added}[/] added, [bold]{totals.Replaced}[/] replaced, {totals.Unchanged} unchanged, {totals.Duplicates} duplicates, {totals.Moved} moved, {totals.Pruned} pruned, "
                 + $"{(totals.Failed > 0 ? $"[red]{totals.Failed} failed[/]" : "0 failed")}: {totals.Passages} passages, {totals.Images} of them images, in {Seconds(totals)} s ({Rate(totals)} files/s).");
         }
         return totals;

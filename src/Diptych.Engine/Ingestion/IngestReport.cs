@@ -11,8 +11,11 @@ public enum IngestOutcome
     /// <summary>The same bytes are there under the same source.</summary>
     Unchanged,
 
-    /// <summary>The same bytes are there under another source.</summary>
+    /// <summary>The same bytes are there under another source: it is a document of its own, and nothing was read or embedded again.</summary>
     Duplicate,
+
+    /// <summary>The document whose file was elsewhere before.</summary>
+    Moved,
     Failed,
 
     /// <summary>It had vanished from the folders that were ingested.</summary>
@@ -38,9 +41,14 @@ public sealed record IngestTotals
 
     public int Duplicates { get; init; }
 
+    public int Moved { get; init; }
+
     public int Failed { get; init; }
 
     public int Pruned { get; init; }
+
+    /// <summary>Why folders were not pruned, by folder.</summary>
+    public IReadOnlyList<string> PruneRefused { get; init; } = [];
 
     public long Passages { get; init; }
 
@@ -51,7 +59,7 @@ public sealed record IngestTotals
     internal IngestTotals With(IngestEvent e) => (this with
     {
         Done = Done + (e.Outcome == IngestOutcome.Pruned ? 0 : 1),
-        Passages = Passages + (e.Document?.PassageCount ?? 0),
+        Passages = Passages + (e.Outcome is IngestOutcome.Added or IngestOutcome.Replaced or IngestOutcome.Duplicate ? e.Document?.PassageCount ?? 0 : 0),
         Images = Images + e.Images,
     }) switch
     {
@@ -59,6 +67,7 @@ public sealed record IngestTotals
         var t when e.Outcome == IngestOutcome.Replaced => t with { Replaced = Replaced + 1 },
         var t when e.Outcome == IngestOutcome.Unchanged => t with { Unchanged = Unchanged + 1 },
         var t when e.Outcome == IngestOutcome.Duplicate => t with { Duplicates = Duplicates + 1 },
+        var t when e.Outcome == IngestOutcome.Moved => t with { Moved = Moved + 1 },
         var t when e.Outcome == IngestOutcome.Failed => t with { Failed = Failed + 1 },
         var t => t with { Pruned = Pruned + 1 },
     };
@@ -72,8 +81,20 @@ public sealed record IngestOptions
     /// <summary>What a new collection's words are stemmed in; null takes the collection's own, or English.</summary>
     public string? Language { get; init; }
 
-    /// <summary>Delete documents whose source lies under one of these and was not found.</summary>
+    /// <summary>
+    /// Delete documents whose files are gone from these folders, once what moved has been recognised. A folder that is empty or missing, or
+    /// would lose more than a third of its documents, is left as it is unless <see cref="PruneAll"/> names it.
+    /// </summary>
     public IReadOnlyList<string> PruneUnder { get; init; } = [];
+
+    /// <summary>Folders of <see cref="PruneUnder"/> that may lose any number of documents.</summary>
+    public IReadOnlyList<string> PruneAll { get; init; } = [];
+
+    /// <summary>Whether a file that is there but was not among the sources counts as gone: where ignore files alone chose the sources.</summary>
+    public bool PruneUnlisted { get; init; } = true;
+
+    /// <summary>Whether every path in the store is one of this machine's, so that a file that is not there has gone, wherever it was.</summary>
+    public bool OwnPaths { get; init; } = true;
 
     /// <summary>Reads files anew whose content has not changed: for what has been added since, such as a reader of pictures.</summary>
     public bool Again { get; init; }

@@ -25,6 +25,9 @@ public sealed record IngestSource(
     /// <summary>The folder that relative references may not leave; by default <see cref="Directory"/>.</summary>
     public string? Root { get; init; }
 
+    /// <summary>The bytes, where they are in memory.</summary>
+    public byte[]? Held { get; init; }
+
     public static IngestSource File(string path)
     {
         string full = Path.GetFullPath(path);
@@ -35,7 +38,7 @@ public sealed record IngestSource(
     }
 
     public static IngestSource Bytes(string source, string name, byte[] bytes, string? mediaType = null, Metadata? metadata = null) =>
-        new(source, name, _ => Task.FromResult(bytes), KeepOriginal: true, mediaType, metadata);
+        new(source, name, _ => Task.FromResult(bytes), KeepOriginal: true, mediaType, metadata) { Held = bytes };
 }
 
 /// <summary>Finds the files under folders.</summary>

@@ -13,7 +13,7 @@ namespace Diptych.Engine.Ingestion;
 /// fill the cores beside the models; commits are gathered, each document in one transaction. One file's failure is told and stops nothing.
 /// </summary>
 /// <param name="pictures">Reads the text in pictures; null leaves them unread.</param>
-public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDecoder images, TimeProvider time, IPictureReader? pictures = null)
+public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, IImageDecoder images, TimeProvider time, IPictureReader? pictures = null)
 {
     /// <summary>Documents between two stages.</summary>
     private const int QueueLength = 64;
@@ -35,10 +35,22 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
     public async Task<IngestTotals> RunAsync(
         IEnumerable<IngestSource> sources, IngestOptions options, Action<IngestEvent, IngestTotals>? report, CancellationToken cancellation)
     {
-        using var failed = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        CancellationToken stop = failed.Token;
         store.EnsureCollection(options.Collection, options.Language);
         var run = new Run(options, report, time);
+        await PassAsync(sources, run, cancellation).ConfigureAwait(false);
+        while (run.TakePostponed() is { Count: > 0 } postponed)
+        {
+            await PassAsync(Reconcile(postponed, run), run, cancellation).ConfigureAwait(false);
+        }
+        Prune(run);
+        return run.Totals;
+    }
+
+    /// <summary>Takes the sources through all stages.</summary>
+    private async Task PassAsync(IEnumerable<IngestSource> sources, Run run, CancellationToken cancellation)
+    {
+        using var failed = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        CancellationToken stop = failed.Token;
         var found = Channel.CreateBounded<IngestSource>(QueueLength * 4);
         var read = Channel.CreateBounded<Readied>(QueueLength);
         var embedded = Channel.CreateBounded<(Readied Source, IngestedDocument Document)>(QueueLength);
@@ -59,8 +71,6 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
             // The other stages were cancelled because this one failed: its error is the one to tell.
             await culprit.ConfigureAwait(false);
         }
-        Prune(run);
-        return run.Totals;
     }
 
     private static async Task Stage(Func<Task> work, CancellationTokenSource failed)
@@ -80,7 +90,10 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
     {
         foreach (IngestSource source in sources)
         {
-            run.Found(source.Source);
+            if (!run.Found(source) && !run.IsSettled(source.Source))
+            {
+                continue;
+            }
             await to.WriteAsync(source, cancellation).ConfigureAwait(false);
         }
         to.Complete();
@@ -128,17 +141,11 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
         Document? before = store.Document(run.Options.Collection, source.Source);
         if (before?.ContentHash == hash && !run.Options.Again)
         {
-            run.Say(new IngestEvent(source.Source, IngestOutcome.Unchanged, null, null, 0));
+            run.Say(new IngestEvent(source.Source, IngestOutcome.Unchanged, null, before, 0));
             return null;
         }
-        string twin = run.FirstWith(hash, source.Source);
-        if (twin == source.Source)
+        if (before?.ContentHash != hash && !run.IsSettled(source.Source) && IsPostponed(source, before, hash, bytes, run))
         {
-            twin = store.DocumentByHash(run.Options.Collection, hash)?.Source ?? twin;
-        }
-        if (twin != source.Source && before is null)
-        {
-            run.Say(new IngestEvent(source.Source, IngestOutcome.Duplicate, $"same content as {twin}", null, 0));
             return null;
         }
         string mediaType = MediaTypes.Detect(source.Name, bytes, source.MediaType);
@@ -180,7 +187,7 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
             PageCount = read.PageCount,
             Metadata = read.Metadata.With(source.Metadata ?? Metadata.Empty),
         };
-        return new Readied(document, text, source.KeepOriginal ? bytes : null, passages, single, replaces);
+        return new Readied(document, text, source.KeepOriginal ? bytes : null, passages, single, replaces) { ReadTitle = read.Title, ReadMetadata = read.Metadata };
     }
 
     /// <summary>The text in a picture, as blocks that follow it. The decode serves the passage too.</summary>
@@ -238,7 +245,8 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
         {
             IngestedPassage[] passages = await Task.WhenAll(readied.Passages.Select(p => EmbedAsync(p.Chunk, p.Image, readied.Single, token))).ConfigureAwait(false);
             Document document = readied.Document with { Collection = run.Options.Collection };
-            await to.WriteAsync((readied, new IngestedDocument(document, readied.Text, readied.Original, passages)), token).ConfigureAwait(false);
+            var ingested = new IngestedDocument(document, readied.Text, readied.Original, passages) { ReadTitle = readied.ReadTitle, ReadMetadata = readied.ReadMetadata };
+            await to.WriteAsync((readied, ingested), token).ConfigureAwait(false);
         }).ConfigureAwait(false);
         to.Complete();
     }
@@ -276,32 +284,26 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
         }
     }
 
-    private void Prune(Run run)
-    {
-        foreach (string folder in run.Options.PruneUnder)
-        {
-            string prefix = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder)) + Path.DirectorySeparatorChar;
-            foreach (Document document in store.Documents(run.Options.Collection, prefix))
-            {
-                if (!run.WasFound(document.Source) && store.Delete(document.Id))
-                {
-                    run.Say(new IngestEvent(document.Source, IngestOutcome.Pruned, "no longer there", null, 0));
-                }
-            }
-        }
-    }
-
     /// <summary>A document with its pixels, before it is embedded.</summary>
     private sealed record Readied(
         Document Document, string Text, byte[]? Original, IReadOnlyList<(Chunk Chunk, PreparedImage? Image)> Passages, bool Single, bool Replaces)
     {
         public long ReservedBytes { get; init; }
+
+        public string? ReadTitle { get; init; }
+
+        public required Metadata ReadMetadata { get; init; }
     }
+
+    /// <summary>A source that is looked at again once all sources have been seen, since what it has may be somewhere else already.</summary>
+    private sealed record Postponed(IngestSource Source, string Hash, bool MayCopy);
 
     private sealed class Run(IngestOptions options, Action<IngestEvent, IngestTotals>? report, TimeProvider time)
     {
         private readonly ConcurrentDictionary<string, string> _firstByHash = new(StringComparer.Ordinal);
-        private readonly ConcurrentDictionary<string, bool> _found = new(StringComparer.Ordinal);
+        private readonly HashSet<string> _settled = new(StringComparer.Ordinal);
+        private List<Postponed> _postponed = [];
+        private readonly ConcurrentDictionary<string, bool> _found = new(StringComparer.Ordinal), _roots = new(StringComparer.Ordinal);
         private readonly long _start = time.GetTimestamp();
         private readonly Lock _lock = new();
 
@@ -311,19 +313,87 @@ public sealed class Ingestor(IDocumentStore store, Embedder embedder, IImageDeco
 
         public IngestTotals Totals { get; private set; } = new();
 
-        public void Found(string source)
+        /// <returns>False for one that came before.</returns>
+        public bool Found(IngestSource source)
         {
-            _found[source] = true;
+            if (source.Root is { } root)
+            {
+                _roots[root] = true;
+            }
+            if (!_found.TryAdd(source.Source, true))
+            {
+                return false;
+            }
             lock (_lock)
             {
                 Totals = Totals with { Found = Totals.Found + 1 };
             }
+            return true;
         }
 
         public bool WasFound(string source) => _found.ContainsKey(source);
 
         /// <summary>The first source of this run with these bytes.</summary>
         public string FirstWith(string hash, string source) => _firstByHash.GetOrAdd(hash, source);
+
+        public void Postpone(Postponed postponed)
+        {
+            lock (_lock)
+            {
+                _postponed.Add(postponed);
+            }
+        }
+
+        /// <summary>What was postponed since the last call.</summary>
+        public IReadOnlyList<Postponed> TakePostponed()
+        {
+            lock (_lock)
+            {
+                (List<Postponed> taken, _postponed) = (_postponed, []);
+                return taken;
+            }
+        }
+
+        /// <summary>It is read the next time it comes, whatever else has its bytes.</summary>
+        public void Settle(string source)
+        {
+            lock (_lock)
+            {
+                _settled.Add(source);
+            }
+        }
+
+        public bool IsSettled(string source)
+        {
+            lock (_lock)
+            {
+                return _settled.Contains(source);
+            }
+        }
+
+        /// <summary>Whether this run found files in the folder that a file is in, or above it up to the root that was walked.</summary>
+        public bool FoundBeside(string source)
+        {
+            for (string? folder = Path.GetDirectoryName(source); folder is not null; folder = Path.GetDirectoryName(folder))
+            {
+                if (_roots.ContainsKey(folder))
+                {
+                    return true;
+                }
+            }
+            return false;
+        }
+
+        /// <summary>How many files this run found under a folder.</summary>
+        public int FoundUnder(string prefix) => _found.Keys.Count(s => s.StartsWith(prefix, StringComparison.Ordinal));
+
+        public void RefusePrune(string sentence)
+        {
+            lock (_lock)
+            {
+                Totals = Totals with { PruneRefused = [.. Totals.PruneRefused, sentence] };
+            }
+        }
 
         public void Say(IngestEvent e)
         {

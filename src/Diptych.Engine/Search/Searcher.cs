@@ -86,7 +86,7 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
         {
             lists.Add(Rank(query, vectors, helped, words, modality, depth));
         }
-        List<Ranked> merged = DistinctImages(Merge(lists));
+        List<Ranked> merged = DistinctImages(DistinctContent(Merge(lists)));
         double confidence = lists.Max(Confidence);
         if (query.MinConfidence > 0)
         {
@@ -262,6 +262,9 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
         }
         return [.. all.OrderByDescending(a => a.Key).ThenBy(a => a.Position).ThenBy(a => a.Item.Key.Id).Select(a => a.Item)];
     }
+
+    /// <summary>Documents with the same content have the same passages: each is shown once, where it ranks first.</summary>
+    private static List<Ranked> DistinctContent(List<Ranked> ranked) => [.. ranked.DistinctBy(r => (r.Key.Document.ContentHash, r.Passage.Ordinal))];
 
     /// <summary>A photo that also stands in a document is shown once: where it ranks first.</summary>
     private static List<Ranked> DistinctImages(List<Ranked> ranked)

@@ -105,6 +105,9 @@ internal static class PostgresSchema
           collection_id bigint NOT NULL REFERENCES collections (id) ON DELETE CASCADE, version integer NOT NULL, created_at timestamptz NOT NULL,
           adapter bytea NOT NULL, before float8 NOT NULL, after float8 NOT NULL, active boolean NOT NULL, PRIMARY KEY (collection_id, version));
         """,
+        """
+        ALTER TABLE contents ADD COLUMN title text, ADD COLUMN metadata jsonb;
+        """,
     ];
 
     /// <exception cref="InvalidRequestException">A newer program wrote the database, or it lacks pgvector.</exception>

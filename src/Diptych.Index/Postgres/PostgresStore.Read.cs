@@ -42,8 +42,8 @@ public sealed partial class PostgresStore
     public Document? Document(string collection, string source) =>
         Read(c => c.Rows(r => ReadDocument(r, 0), $"{SelectDocument} WHERE c.name = $1 AND d.source = $2", collection, source).FirstOrDefault());
 
-    public Document? DocumentByHash(string collection, string contentHash) => Read(c => c.Rows(
-        r => ReadDocument(r, 0), $"{SelectDocument} WHERE c.name = $1 AND d.content_hash = $2 ORDER BY d.id LIMIT 1", collection, contentHash).FirstOrDefault());
+    public IReadOnlyList<Document> DocumentsByHash(string collection, string contentHash) => Read(c => c.Rows(
+        r => ReadDocument(r, 0), $"{SelectDocument} WHERE c.name = $1 AND d.content_hash = $2 ORDER BY d.id", collection, contentHash));
 
     public string DocumentText(long id) => Read(c => c.Scalar("SELECT text FROM contents WHERE document_id = $1", id) as string ?? "");
 

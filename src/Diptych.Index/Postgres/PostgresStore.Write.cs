@@ -38,13 +38,20 @@ public sealed partial class PostgresStore
             foreach (IngestedDocument ingested in documents.OrderBy(d => d.Document.Source, StringComparer.Ordinal))
             {
                 long collection = CollectionId(connection, ingested.Document.Collection);
-                if (connection.Scalar("SELECT id FROM documents WHERE collection_id = $1 AND source = $2 FOR UPDATE", collection, ingested.Document.Source) is long old)
-                {
-                    Remove(connection, collection, old);
-                }
                 Document document = ingested.Document with { PassageCount = ingested.Passages.Count };
-                document = document with { Id = Insert(connection, collection, document) };
-                connection.Execute("INSERT INTO contents VALUES ($1, $2, $3)", document.Id, Clean(ingested.Text), new NpgsqlParameter { Value = ingested.Original ?? (object)DBNull.Value, NpgsqlDbType = NpgsqlDbType.Bytea });
+                if (connection.Scalar("SELECT id FROM documents WHERE collection_id = $1 AND source = $2 FOR UPDATE", collection, Clean(document.Source)) is long old)
+                {
+                    RemoveContent(connection, collection, old);
+                    document = document with { Id = old };
+                    Update(connection, document);
+                }
+                else
+                {
+                    document = document with { Id = Insert(connection, collection, document) };
+                }
+                connection.Execute(
+                    "INSERT INTO contents (document_id, text, original, title, metadata) VALUES ($1, $2, $3, $4, $5)",
+                    document.Id, Clean(ingested.Text), Bytes(ingested.Original), ingested.ReadTitle is { } title ? Clean(title) : null, Json(ingested.ReadMetadata));
                 rows.AddRange(ingested.Passages.Select(p => (collection, document, p)));
                 connection.Execute("INSERT INTO log (document_id, added) VALUES ($1, true)", document.Id);
                 committed.Add(document);
@@ -106,11 +113,30 @@ public sealed partial class PostgresStore
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id
         """,
         collection, Clean(d.Source), d.ContentHash, d.MediaType, Clean(d.Title), d.SizeBytes, d.IngestedAt.ToUniversalTime(), d.PageCount, d.PassageCount,
-        new NpgsqlParameter { Value = Clean(JsonSerializer.Serialize(d.Metadata)), NpgsqlDbType = NpgsqlDbType.Jsonb })!;
+        Json(d.Metadata))!;
+
+    /// <summary>The same document with other content, or elsewhere.</summary>
+    private static void Update(NpgsqlConnection connection, Document d) => connection.Execute(
+        """
+        UPDATE documents SET source = $2, content_hash = $3, media_type = $4, title = $5, size_bytes = $6, ingested_at = $7, page_count = $8, passage_count = $9, metadata = $10
+        WHERE id = $1
+        """,
+        d.Id, Clean(d.Source), d.ContentHash, d.MediaType, Clean(d.Title), d.SizeBytes, d.IngestedAt.ToUniversalTime(), d.PageCount, d.PassageCount, Json(d.Metadata));
+
+    private static NpgsqlParameter Json(Metadata metadata) => new() { Value = Clean(JsonSerializer.Serialize(metadata)), NpgsqlDbType = NpgsqlDbType.Jsonb };
+
+    private static NpgsqlParameter Bytes(byte[]? bytes) => new() { Value = bytes ?? (object)DBNull.Value, NpgsqlDbType = NpgsqlDbType.Bytea };
+
+    private static void RemoveContent(NpgsqlConnection connection, long collection, long document)
+    {
+        connection.Execute("DELETE FROM passages WHERE collection_id = $1 AND document_id = $2", collection, document);
+        connection.Execute("DELETE FROM pictures WHERE document_id = $1", document);
+        connection.Execute("DELETE FROM contents WHERE document_id = $1", document);
+    }
 
     private static void Remove(NpgsqlConnection connection, long collection, long document)
     {
-        connection.Execute("DELETE FROM passages WHERE collection_id = $1 AND document_id = $2", collection, document);
+        RemoveContent(connection, collection, document);
         connection.Execute("DELETE FROM documents WHERE id = $1", document);
         connection.Execute("INSERT INTO log (document_id, added) VALUES ($1, false)", document);
     }
@@ -136,7 +162,7 @@ public sealed partial class PostgresStore
                 var (collection, document, ingested) = rows[i];
                 Passage p = ingested.Passage;
                 string text = Clean(p.Text), path = Clean(p.HeadingPath);
-                string context = Clean(string.Join('\n', document.Title, path, string.Join(' ', document.Metadata.SelectMany(m => m.Value))));
+                string context = Clean(string.Join('\n', document.Title, path, Words(document.Metadata)));
                 copy.StartRow();
                 copy.Write(ids[i], NpgsqlDbType.Bigint);
                 copy.Write(collection, NpgsqlDbType.Bigint);
@@ -202,6 +228,8 @@ public sealed partial class PostgresStore
         }
         pictures.Complete();
     }
+
+    private static string Words(Metadata metadata) => string.Join(' ', metadata.SelectMany(m => m.Value));
 
     private static void Nullable<T>(NpgsqlBinaryImporter copy, T? value, NpgsqlDbType type)
         where T : struct

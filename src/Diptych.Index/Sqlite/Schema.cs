@@ -61,6 +61,14 @@ internal static class Schema
           collection_id INTEGER NOT NULL, version INTEGER NOT NULL, created_at TEXT NOT NULL, adapter BLOB NOT NULL, before REAL NOT NULL, after REAL NOT NULL, active INTEGER NOT NULL,
           PRIMARY KEY (collection_id, version));
         """),
+        // A row of documents is a version of one: its id rises with every change, and the indexes go by it. The identity stays.
+        Sql("""
+        ALTER TABLE documents ADD COLUMN identity INTEGER;
+        UPDATE documents SET identity = id;
+        CREATE UNIQUE INDEX documents_by_identity ON documents (identity);
+        ALTER TABLE contents ADD COLUMN title TEXT;
+        ALTER TABLE contents ADD COLUMN metadata TEXT;
+        """),
     ];
 
     public static int Version => Steps.Length;

@@ -166,7 +166,8 @@ public sealed partial class SqliteStore
         {
             SpacesOf(key.Document.Collection).Belongs(key);
         }
-        foreach (long[] documents in missing.Chunk(500))
+        // Read by version, known by identity.
+        foreach (long[] documents in _documents.Where(d => missing.Contains(d.Value.Id)).Select(d => d.Key).Chunk(500))
         {
             AddVectors($"WHERE document_id IN ({string.Join(',', documents)})", documents);
         }

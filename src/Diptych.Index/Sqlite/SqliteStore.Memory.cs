@@ -13,7 +13,10 @@ public sealed partial class SqliteStore
     private readonly SqliteConnection _watcher;
     private readonly Lock _refreshing = new();
     private readonly ConcurrentDictionary<string, Spaces> _spaces = new(StringComparer.Ordinal);
+
+    /// <summary>By version, which the indexes go by.</summary>
     private readonly ConcurrentDictionary<long, Document> _documents = new();
+
     private long _seq;
     private long _dataVersion = -1;
 
@@ -58,8 +61,8 @@ public sealed partial class SqliteStore
             foreach (SqliteDataReader row in _watcher.Rows(DocumentQueries.Select))
             {
                 Document document = DocumentQueries.Read(row);
-                _documents[document.Id] = document;
-                _newest = Math.Max(_newest, document.Id);
+                _documents[DocumentQueries.Version(row)] = document;
+                _newest = Math.Max(_newest, DocumentQueries.Version(row));
             }
             if (AdoptGraphs() is { } keys)
             {
@@ -88,7 +91,7 @@ public sealed partial class SqliteStore
         {
             if (_documents.TryRemove(id, out Document? document))
             {
-                _spaces[document.Collection].Remove(id);
+                SpacesOf(document.Collection).Remove(document.Id);
                 _words.GetOrAdd(document.Collection, _ => new Words()).Removed.Enqueue(id);
             }
         }
@@ -98,8 +101,8 @@ public sealed partial class SqliteStore
             foreach (SqliteDataReader row in _watcher.Rows($"{DocumentQueries.Select} WHERE d.id IN ({list}) ORDER BY d.id"))
             {
                 Document document = DocumentQueries.Read(row);
-                _documents[document.Id] = document;
-                _words.GetOrAdd(document.Collection, _ => new Words()).Added.Enqueue(document.Id);
+                _documents[DocumentQueries.Version(row)] = document;
+                _words.GetOrAdd(document.Collection, _ => new Words()).Added.Enqueue(DocumentQueries.Version(row));
             }
             AddVectors($"WHERE document_id IN ({list})", ids);
         }

@@ -31,14 +31,14 @@ public sealed partial class SqliteStore
     {
         using SqliteConnection connection = ForReading();
         return [.. connection.Rows(
-            $"{DocumentQueries.Select} WHERE ($c IS NULL OR c.name = $c) AND ($p IS NULL OR substr(d.source, 1, length($p)) = $p) ORDER BY d.id LIMIT $l OFFSET $o",
+            $"{DocumentQueries.Select} WHERE ($c IS NULL OR c.name = $c) AND ($p IS NULL OR substr(d.source, 1, length($p)) = $p) ORDER BY d.identity LIMIT $l OFFSET $o",
             ("$c", collection), ("$p", prefix), ("$l", limit), ("$o", offset)).Select(DocumentQueries.Read)];
     }
 
     public Document? Document(long id)
     {
         using SqliteConnection connection = ForReading();
-        return connection.Rows($"{DocumentQueries.Select} WHERE d.id = $d", ("$d", id)).Select(DocumentQueries.Read).FirstOrDefault();
+        return connection.Rows($"{DocumentQueries.Select} WHERE d.identity = $d", ("$d", id)).Select(DocumentQueries.Read).FirstOrDefault();
     }
 
     public Document? Document(string collection, string source)
@@ -48,18 +48,16 @@ public sealed partial class SqliteStore
             .Select(DocumentQueries.Read).FirstOrDefault();
     }
 
-    /// <summary>A document of the collection with these bytes, whatever its source.</summary>
-    public Document? DocumentByHash(string collection, string contentHash)
+    public IReadOnlyList<Document> DocumentsByHash(string collection, string contentHash)
     {
         using SqliteConnection connection = ForReading();
-        return connection.Rows($"{DocumentQueries.Select} WHERE c.name = $c AND d.content_hash = $h ORDER BY d.id LIMIT 1", ("$c", collection), ("$h", contentHash))
-            .Select(DocumentQueries.Read).FirstOrDefault();
+        return [.. connection.Rows($"{DocumentQueries.Select} WHERE c.name = $c AND d.content_hash = $h ORDER BY d.identity", ("$c", collection), ("$h", contentHash)).Select(DocumentQueries.Read)];
     }
 
-    public string DocumentText(long id) => Column<string>("SELECT text FROM contents WHERE document_id = $id", id) ?? "";
+    public string DocumentText(long id) => Column<string>($"SELECT text FROM contents WHERE document_id = {VersionOf}", id) ?? "";
 
     /// <summary>The original bytes, where the store keeps them (uploads, URLs, standard input); else null.</summary>
-    public byte[]? DocumentOriginal(long id) => Column<byte[]>("SELECT original FROM contents WHERE document_id = $id", id);
+    public byte[]? DocumentOriginal(long id) => Column<byte[]>($"SELECT original FROM contents WHERE document_id = {VersionOf}", id);
 
     /// <summary>JPEG bytes, or null for a passage that is no image.</summary>
     public byte[]? Thumbnail(long passageId) => Column<byte[]>("SELECT thumbnail FROM pictures WHERE passage_id = $id", passageId);
@@ -70,14 +68,14 @@ public sealed partial class SqliteStore
     public IReadOnlyList<Passage> Passages(long documentId)
     {
         using SqliteConnection connection = ForReading();
-        return [.. connection.Rows($"{DocumentQueries.SelectPassage} WHERE document_id = $d ORDER BY ordinal", ("$d", documentId)).Select(DocumentQueries.ReadPassage)];
+        return [.. connection.Rows($"{DocumentQueries.SelectPassage} WHERE p.document_id = {VersionOf} ORDER BY p.ordinal", ("$id", documentId)).Select(DocumentQueries.ReadPassage)];
     }
 
     /// <returns>By id; ids that do not exist are absent.</returns>
     public IReadOnlyDictionary<long, Passage> PassagesById(IEnumerable<long> ids)
     {
         using SqliteConnection connection = ForReading();
-        return connection.Rows($"{DocumentQueries.SelectPassage} WHERE id IN ({string.Join(',', ids)})").Select(DocumentQueries.ReadPassage).ToDictionary(p => p.Id);
+        return connection.Rows($"{DocumentQueries.SelectPassage} WHERE p.id IN ({string.Join(',', ids)})").Select(DocumentQueries.ReadPassage).ToDictionary(p => p.Id);
     }
 
     /// <returns>By passage id: text vector [384] (null for an image without words) and cross vector [256].</returns>
@@ -123,6 +121,9 @@ public sealed partial class SqliteStore
         return faults;
     }
 
+    /// <summary>The present version of the document $id.</summary>
+    private const string VersionOf = "(SELECT id FROM documents WHERE identity = $id)";
+
     private T? Column<T>(string sql, long id)
         where T : class
     {
@@ -138,12 +139,18 @@ public sealed partial class SqliteStore
     {
         public const string Select =
             """
-            SELECT d.id, c.name, d.source, d.content_hash, d.media_type, d.title, d.size_bytes, d.ingested_at, d.page_count, d.passage_count, d.metadata
+            SELECT d.identity, c.name, d.source, d.content_hash, d.media_type, d.title, d.size_bytes, d.ingested_at, d.page_count, d.passage_count, d.metadata, d.id
             FROM documents d JOIN collections c ON c.id = d.collection_id
             """;
 
         public const string SelectPassage =
-            "SELECT id, document_id, ordinal, modality, text, heading_path, page, x, y, w, h, start, end, label, width_px, height_px FROM passages";
+            """
+            SELECT p.id, d.identity, p.ordinal, p.modality, p.text, p.heading_path, p.page, p.x, p.y, p.w, p.h, p.start, p.end, p.label, p.width_px, p.height_px
+            FROM passages p JOIN documents d ON d.id = p.document_id
+            """;
+
+        /// <summary>Of a row of <see cref="Select"/>.</summary>
+        public static long Version(SqliteDataReader r) => r.GetInt64(11);
 
         public static Document Read(SqliteDataReader r) => new()
         {

@@ -98,7 +98,7 @@ public sealed partial class SqliteStore
         if (!words.IsWhole)
         {
             // Under the lock that documents come under: none is missed that is older than the last.
-            Exclusive(() => added = [.. _documents.Values.Where(d => d.Collection == collection).Select(d => d.Id).Order()]);
+            Exclusive(() => added = [.. _documents.Where(d => d.Value.Collection == collection).Select(d => d.Key).Order()]);
             words.IsWhole = true;
         }
         added.RemoveAll(d => d <= index.Last);
@@ -109,7 +109,7 @@ public sealed partial class SqliteStore
             {
                 if (_documents.TryGetValue(row.GetInt64(1), out Document? document))
                 {
-                    index.Add(row.GetInt64(0), document.Id, (Modality)row.GetInt32(2), row.IsDBNull(3) ? null : row.GetInt32(3), row.GetString(4), Context(document, row.GetString(5)));
+                    index.Add(row.GetInt64(0), row.GetInt64(1), (Modality)row.GetInt32(2), row.IsDBNull(3) ? null : row.GetInt32(3), row.GetString(4), Context(document, row.GetString(5)));
                 }
             }
         }

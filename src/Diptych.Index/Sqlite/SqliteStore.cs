@@ -77,10 +77,6 @@ public sealed partial class SqliteStore : IDocumentStore
         }
     }
 
-    /// <summary>
-    /// Stores the documents in one transaction: each replaces the version with the same collection and source, whose passages leave.
-    /// </summary>
-    /// <returns>The documents with their ids.</returns>
     public IReadOnlyList<Document> Commit(IReadOnlyList<IngestedDocument> documents)
     {
         var committed = new List<Document>(documents.Count);
@@ -91,21 +87,23 @@ public sealed partial class SqliteStore : IDocumentStore
             foreach (IngestedDocument ingested in documents)
             {
                 long collection = CollectionId(ingested.Document.Collection, create: true);
-                if (_writer.Scalar("SELECT id FROM documents WHERE collection_id = $c AND source = $s", ("$c", collection), ("$s", ingested.Document.Source)) is long old)
+                long? identity = null;
+                if (Version(collection, ingested.Document.Source) is var (old, known))
                 {
+                    identity = known;
                     Remove(old);
                 }
                 Document document = ingested.Document with { PassageCount = ingested.Passages.Count };
-                document = document with { Id = InsertDocument(collection, document) };
+                (long version, document) = InsertDocument(collection, document, identity);
                 _writer.Execute(
-                    "INSERT INTO contents (document_id, text, original) VALUES ($d, $t, $o)",
-                    ("$d", document.Id), ("$t", ingested.Text), ("$o", ingested.Original));
+                    "INSERT INTO contents (document_id, text, original, title, metadata) VALUES ($d, $t, $o, $title, $metadata)",
+                    ("$d", version), ("$t", ingested.Text), ("$o", ingested.Original), ("$title", ingested.ReadTitle), ("$metadata", JsonSerializer.Serialize(ingested.ReadMetadata)));
                 foreach (IngestedPassage passage in ingested.Passages)
                 {
                     UnitVector.Check(passage, TextSpace, CrossSpace);
-                    insert.Passage(document, passage);
+                    insert.Passage(version, passage);
                 }
-                _writer.Execute("INSERT INTO log (document_id, added) VALUES ($d, 1)", ("$d", document.Id));
+                _writer.Execute("INSERT INTO log (document_id, added) VALUES ($d, 1)", ("$d", version));
                 committed.Add(document);
             }
             transaction.Commit();
@@ -120,11 +118,11 @@ public sealed partial class SqliteStore : IDocumentStore
         lock (_writing)
         {
             using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
-            if (_writer.Scalar("SELECT 1 FROM documents WHERE id = $d", ("$d", documentId)) is null)
+            if (_writer.Scalar("SELECT id FROM documents WHERE identity = $d", ("$d", documentId)) is not long version)
             {
                 return false;
             }
-            Remove(documentId);
+            Remove(version);
             transaction.Commit();
         }
         Refresh();
@@ -219,17 +217,32 @@ public sealed partial class SqliteStore : IDocumentStore
     private static string LanguageOf(SqliteConnection connection, long collection) =>
         (string)connection.Scalar("SELECT language FROM collections WHERE id = $c", ("$c", collection))!;
 
-    private long InsertDocument(long collection, Document d) => (long)_writer.Scalar(
-        """
-        INSERT INTO documents (collection_id, source, content_hash, media_type, title, size_bytes, ingested_at, page_count, passage_count, metadata)
-        VALUES ($c, $source, $hash, $type, $title, $size, $at, $pages, $passages, $metadata) RETURNING id
-        """,
-        ("$c", collection), ("$source", d.Source), ("$hash", d.ContentHash), ("$type", d.MediaType), ("$title", d.Title), ("$size", d.SizeBytes),
-        ("$at", Iso(d.IngestedAt)), ("$pages", d.PageCount), ("$passages", d.PassageCount), ("$metadata", JsonSerializer.Serialize(d.Metadata)))!;
+    /// <summary>The document's present version, and its identity.</summary>
+    private (long Version, long Identity)? Version(long collection, string source) =>
+        _writer.Rows("SELECT id, identity FROM documents WHERE collection_id = $c AND source = $s", ("$c", collection), ("$s", source))
+            .Select(r => ((long, long)?)(r.GetInt64(0), r.GetInt64(1))).FirstOrDefault();
 
-    private void Remove(long document)
+    /// <param name="identity">Null for a document that is new: its first version's number becomes its identity.</param>
+    private (long Version, Document Document) InsertDocument(long collection, Document d, long? identity)
     {
-        (string, object?) id = ("$d", document);
+        long version = (long)_writer.Scalar(
+            """
+            INSERT INTO documents (collection_id, source, content_hash, media_type, title, size_bytes, ingested_at, page_count, passage_count, metadata, identity)
+            VALUES ($c, $source, $hash, $type, $title, $size, $at, $pages, $passages, $metadata, $identity) RETURNING id
+            """,
+            ("$c", collection), ("$source", d.Source), ("$hash", d.ContentHash), ("$type", d.MediaType), ("$title", d.Title), ("$size", d.SizeBytes), ("$at", Iso(d.IngestedAt)),
+            ("$pages", d.PageCount), ("$passages", d.PassageCount), ("$metadata", JsonSerializer.Serialize(d.Metadata)), ("$identity", identity))!;
+        if (identity is null)
+        {
+            _writer.Execute("UPDATE documents SET identity = id WHERE id = $v", ("$v", version));
+        }
+        return (version, d with { Id = identity ?? version });
+    }
+
+    /// <param name="version">Of a document.</param>
+    private void Remove(long version)
+    {
+        (string, object?) id = ("$d", version);
         _writer.Execute("DELETE FROM vectors WHERE passage_id IN (SELECT id FROM passages WHERE document_id = $d)", id);
         _writer.Execute("DELETE FROM pictures WHERE passage_id IN (SELECT id FROM passages WHERE document_id = $d)", id);
         _writer.Execute("DELETE FROM passages WHERE document_id = $d", id);
@@ -256,16 +269,16 @@ public sealed partial class SqliteStore : IDocumentStore
         private readonly SqliteCommand _vector = connection.Command(
             "INSERT INTO vectors (passage_id, document_id, modality, page, text, \"cross\") VALUES ($id, $d, $modality, $page, $text, $cross)");
 
-        public void Passage(Document document, IngestedPassage ingested)
+        public void Passage(long version, IngestedPassage ingested)
         {
             Passage p = ingested.Passage;
             Set(_passage,
-                ("$d", document.Id), ("$ordinal", p.Ordinal), ("$modality", (int)p.Modality), ("$text", p.Text), ("$path", p.HeadingPath),
+                ("$d", version), ("$ordinal", p.Ordinal), ("$modality", (int)p.Modality), ("$text", p.Text), ("$path", p.HeadingPath),
                 ("$page", p.Anchor.Page), ("$x", p.Anchor.Box?.X), ("$y", p.Anchor.Box?.Y), ("$w", p.Anchor.Box?.Width), ("$h", p.Anchor.Box?.Height),
                 ("$start", p.Anchor.Start), ("$end", p.Anchor.End), ("$label", p.Anchor.Label), ("$width", p.WidthPx), ("$height", p.HeightPx));
             long id = (long)_passage.ExecuteScalar()!;
             Set(_vector,
-                ("$id", id), ("$d", document.Id), ("$modality", (int)p.Modality), ("$page", p.Anchor.Page),
+                ("$id", id), ("$d", version), ("$modality", (int)p.Modality), ("$page", p.Anchor.Page),
                 ("$text", ingested.TextVector is null ? null : Bytes(ingested.TextVector)), ("$cross", Bytes(ingested.CrossVector)));
             _vector.ExecuteNonQuery();
             if (ingested.Thumbnail is not null)

@@ -201,8 +201,10 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
         for (int i = 0; i < rows.Length; i++)
         {
             PassageKey key = moved.Key(rows[i]);
-            if (_rows.Remove(key.Id))
+            // A passage that left and came back meanwhile, with its document, is another row by now.
+            if (_rows.TryGetValue(key.Id, out int now) && ReferenceEquals(_table.Snapshot.Key(now), key))
             {
+                _rows.Remove(key.Id);
                 keys[slots[i]] = key;
                 _slots[key.Id] = slots[i];
                 columns.Add(slots[i], key);

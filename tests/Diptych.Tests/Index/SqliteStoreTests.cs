@@ -13,6 +13,44 @@ public sealed class SqliteStoreTests : DocumentStoreConformance, IDisposable
     public void Dispose() => Directory.Delete(_directory, recursive: true);
 
     [Fact]
+    public async Task What_moves_while_its_vectors_are_in_a_graph_or_on_the_way_there_is_found_where_it_is()
+    {
+        var random = new Random(21);
+        CancellationToken cancellation = TestContext.Current.CancellationToken;
+        var store = (SqliteStore)Open();
+        IngestedDocument[] documents = [.. Enumerable.Range(0, 10).Select(d => RandomDocument(random, "c", $"doc{d}", d) with
+        {
+            Passages = [.. Enumerable.Range(0, 450).Select(i => Text($"word{i}", random))],
+        })];
+        long[] ids = [.. store.Commit(documents).Select(d => d.Id)];
+        for (int round = 0; round < 6; round++)
+        {
+            // The first rounds race the mover; later ones move what stands in the graph.
+            string name = $"round{round}";
+            Assert.NotNull(store.Place("c", [new Placement(name, name, ids[round], documents[round].Document.ContentHash, true, Metadata.Empty, null, DateTimeOffset.UnixEpoch)])[0]);
+            if (round >= 3)
+            {
+                await store.SettleAsync(TimeProvider.System, cancellation);
+            }
+            IngestedPassage asked = documents[round].Passages[7];
+            Assert.Equal((ids[round], name), store.SearchText("c", asked.TextVector!, 1, null, Modality.Text).Select(c => (c.Key.Document.Id, c.Key.Document.Source)).Single());
+        }
+        await store.SettleAsync(TimeProvider.System, cancellation);
+        for (int reopened = 0; reopened < 2; reopened++)
+        {
+            Assert.Equal(4500, store.SearchText("c", documents[0].Passages[0].TextVector!, 5000, null, Modality.Text).Select(c => c.Key.Id).Distinct().Count());
+            for (int round = 0; round < 6; round++)
+            {
+                Candidate found = store.SearchText("c", documents[round].Passages[9].TextVector!, 1, Filter.Parse($"source=round{round}"), Modality.Text).Single();
+                Assert.Equal((ids[round], $"round{round}"), (found.Key.Document.Id, found.Key.Document.Source));
+            }
+            store.Dispose();
+            store = (SqliteStore)Open();
+        }
+        store.Dispose();
+    }
+
+    [Fact]
     public async Task Many_passages_move_into_graphs_that_outlive_the_process_and_follow_the_database()
     {
         var random = new Random(11);

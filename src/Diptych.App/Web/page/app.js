@@ -264,7 +264,7 @@ async function follow(start) {
       const totals = data.totals;
       $("job-progress").value = event === "end" ? 1 : totals.done / Math.max(1, totals.found);
       $("job-text").textContent = event === "end"
-        ? `${data.state}: ${totals.added} added, ${totals.replaced} replaced, ${totals.unchanged + totals.duplicates} there already, ${totals.failed} failed`
+        ? `${data.state}: ${totals.added} added, ${totals.replaced} replaced, ${totals.unchanged} there already, ${totals.duplicates} with known content, ${totals.failed} failed`
         : `${totals.done} of ${totals.found}`;
       if (event === "file") {
         const { source, outcome, reason } = data.file;
