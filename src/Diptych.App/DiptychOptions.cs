@@ -32,6 +32,9 @@ public sealed class DiptychOptions
     /// <summary>Whether documents may be ingested by URL from hosts on this machine or its private network.</summary>
     public bool AllowPrivateUrls { get; set; }
 
+    /// <summary>The only hosts that documents and pictures are fetched from, wherever they are; none allows all that are publicly routable. Behind a proxy it must be set.</summary>
+    public IList<string> UrlHosts { get; set; } = [];
+
     public LlmOptions Llm { get; set; } = new();
 
     /// <summary>By the name under which they are served: models behind OpenAI-compatible servers, which embed texts.</summary>

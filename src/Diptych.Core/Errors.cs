@@ -1,5 +1,11 @@
 namespace Diptych.Core;
 
+/// <summary>The file of a document has other content by now than was ingested; the message says which.</summary>
+public sealed class SourceChangedException(string message) : Exception(message);
+
+/// <summary>What is asked for would overwrite something, and the request says that nothing may be.</summary>
+public sealed class ConflictException(string message) : Exception(message);
+
 /// <summary>The request cannot be carried out as it stands; the message tells its sender what to change.</summary>
 public sealed class InvalidRequestException(string message, Exception? cause = null) : Exception(message, cause);
 

@@ -48,7 +48,7 @@ internal static class AskCommand
             {
                 if (!json)
                 {
-                    Console.Write(part.Delta);
+                    Console.Write(part.Delta is null ? "" : Output.Printable(part.Delta));
                 }
                 continue;
             }

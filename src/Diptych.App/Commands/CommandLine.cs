@@ -80,13 +80,13 @@ internal static class CommandLine
         }
         catch (Exception error) when (error is InvalidRequestException or FormatException)
         {
-            await Console.Error.WriteLineAsync(error.Message);
+            await Console.Error.WriteLineAsync(Output.Printable(error.Message));
             return ExitCode.Usage;
         }
         catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or RemoteFailureException or InvalidDataException or IOException or UnauthorizedAccessException
             or HttpRequestException or System.Data.Common.DbException or InvalidOperationException)
         {
-            await Console.Error.WriteLineAsync(error.Message);
+            await Console.Error.WriteLineAsync(Output.Printable(error.Message));
             return ExitCode.Failure;
         }
     }

@@ -24,7 +24,7 @@ internal static class DemoCommand
         string samples = Path.Combine(AppContext.BaseDirectory, "samples");
         await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
 
-        AnsiConsole.MarkupLine($"[bold]1. Ingest[/] {samples.EscapeMarkup()}");
+        AnsiConsole.MarkupLine($"[bold]1. Ingest[/] {samples.ForTerminal()}");
         IngestTotals totals = await new IngestProgress(json: false).ShowAsync(report => product.Ingestor.RunAsync(
             FileSources.Find([samples], [], []), new IngestOptions { Collection = "samples", PruneUnder = [samples] }, report, cancellation));
 
@@ -47,7 +47,7 @@ internal static class DemoCommand
     private static async Task ShowAsync(Product product, string title, string? text, string? image, CancellationToken cancellation)
     {
         string shown = text is not null ? $"\"{text}\"" : $"--image {image}";
-        AnsiConsole.MarkupLine($"\n[bold]{title}[/] diptych search -c samples {shown.EscapeMarkup()}");
+        AnsiConsole.MarkupLine($"\n[bold]{title}[/] diptych search -c samples {shown.ForTerminal()}");
         var part = new QueryPart { Text = text, Image = image is null ? null : await File.ReadAllBytesAsync(image, cancellation) };
         Output.Hits(await product.Searcher.SearchAsync(new Query { Collection = "samples", Parts = [part], Limit = 5, MinConfidence = 0.2 }, cancellation), explain: false);
     }

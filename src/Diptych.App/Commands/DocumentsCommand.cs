@@ -38,7 +38,7 @@ internal static class DocumentsCommand
         foreach (Document d in documents)
         {
             table.AddRow(
-                d.Id.ToString(CultureInfo.InvariantCulture), d.Collection.EscapeMarkup(), d.Title.EscapeMarkup(), d.MediaType, d.PassageCount.ToString(CultureInfo.InvariantCulture), d.Source.EscapeMarkup());
+                d.Id.ToString(CultureInfo.InvariantCulture), d.Collection.ForTerminal(), d.Title.ForTerminal(), d.MediaType, d.PassageCount.ToString(CultureInfo.InvariantCulture), d.Source.ForTerminal());
         }
         AnsiConsole.Write(table);
         return ExitCode.Success;
@@ -54,14 +54,14 @@ internal static class DocumentsCommand
             Output.Json(new { document = DocumentResponse.Of(document), passages = passages.Select(PassageResponse.Of) });
             return ExitCode.Success;
         }
-        AnsiConsole.MarkupLine($"[bold]{document.Title.EscapeMarkup()}[/]\n{document.Source.EscapeMarkup()}\n{document.MediaType}, {document.SizeBytes} bytes, {document.PageCount} pages");
+        AnsiConsole.MarkupLine($"[bold]{document.Title.ForTerminal()}[/]\n{document.Source.ForTerminal()}\n{document.MediaType}, {document.SizeBytes} bytes, {document.PageCount} pages");
         foreach (var (key, values) in document.Metadata)
         {
-            AnsiConsole.MarkupLine($"[grey]{key.EscapeMarkup()}[/] {string.Join(", ", values).EscapeMarkup()}");
+            AnsiConsole.MarkupLine($"[grey]{key.ForTerminal()}[/] {string.Join(", ", values).ForTerminal()}");
         }
         foreach (Passage p in passages)
         {
-            AnsiConsole.MarkupLine($"\n[grey]{p.Ordinal}{Output.Place(p).EscapeMarkup()}[/] {(p.Modality == Modality.Image ? $"[fuchsia]image {p.WidthPx} x {p.HeightPx}[/] " : "")}{p.Text.EscapeMarkup()}");
+            AnsiConsole.MarkupLine($"\n[grey]{p.Ordinal}{Output.Place(p).ForTerminal()}[/] {(p.Modality == Modality.Image ? $"[fuchsia]image {p.WidthPx} x {p.HeightPx}[/] " : "")}{p.Text.ForTerminal()}");
         }
         return ExitCode.Success;
     }

@@ -32,12 +32,12 @@ internal static class IngestCommand
         DiptychOptions options = CommandLine.Options(parsed);
         string[] given = parsed.GetValue(Sources)!;
         string[] urls = [.. given.Where(IsUrl)], paths = [.. given.Where(s => s != "-" && !IsUrl(s))];
-        using var fetcher = new UrlSource(options.AllowPrivateUrls, (long)options.MaxUploadMb << 20);
+        using var fetcher = new UrlSource(options.AllowPrivateUrls, options.UrlHosts, (long)options.MaxUploadMb << 20);
         var metadata = new Metadata((parsed.GetValue(Tags) ?? []).Select(t => t.Split('=', 2)).Select(t => t.Length == 2
             ? KeyValuePair.Create(t[0], (IReadOnlyList<string>)[t[1]])
             : throw new InvalidRequestException($"'{t[0]}' is not key=value.")));
-        var sources = FileSources.Find(paths, parsed.GetValue(Include) ?? [], parsed.GetValue(Exclude) ?? [])
-            .Concat(urls.Select(u => fetcher.At(u) is var source ? source with { Metadata = source.Metadata!.With(metadata) } : source));
+        var files = new FileSources(paths, parsed.GetValue(Include) ?? [], parsed.GetValue(Exclude) ?? []);
+        var sources = files.Find().Concat(urls.Select(u => fetcher.At(u) is var source ? source with { Metadata = source.Metadata!.With(metadata) } : source));
         if (given.Contains("-"))
         {
             using var content = new MemoryStream();
@@ -58,11 +58,11 @@ internal static class IngestCommand
             PruneUnlisted = parsed.GetValue(Include) is null or [] && parsed.GetValue(Exclude) is null or [],
             OwnPaths = options.Store is null or "",
         };
-        IngestTotals totals = await new IngestProgress(parsed.GetValue(CommandLine.AsJson)).ShowAsync(
+        IngestTotals totals = await new IngestProgress(parsed.GetValue(CommandLine.AsJson), files).ShowAsync(
             report => product.Ingestor.RunAsync(sources, run, report, cancellation));
         foreach (string refused in totals.PruneRefused)
         {
-            Console.Error.WriteLine(refused);
+            Console.Error.WriteLine(Output.Printable(refused));
         }
         return totals.Failed > 0 || totals.PruneRefused.Count > 0 ? ExitCode.Partial : ExitCode.Success;
     }

@@ -23,7 +23,7 @@ internal static class Output
         {
             bool image = hit.Passage.Modality == Modality.Image;
             AnsiConsole.MarkupLine(
-                $"[bold]{hit.Rank,2}[/] {(image ? "[fuchsia]image[/]" : "[aqua]text [/]")} [green]{Percent(hit.Confidence)}[/]  {Name(hit.Document).EscapeMarkup()}[grey]{Place(hit.Passage).EscapeMarkup()}[/]");
+                $"[bold]{hit.Rank,2}[/] {(image ? "[fuchsia]image[/]" : "[aqua]text [/]")} [green]{Percent(hit.Confidence)}[/]  {Name(hit.Document).ForTerminal()}[grey]{Place(hit.Passage).ForTerminal()}[/]");
             foreach (ChannelEvidence e in explain ? hit.Evidence : [])
             {
                 AnsiConsole.MarkupLine(string.Create(CultureInfo.InvariantCulture, $"   [grey]{e.Channel.ToString().ToLowerInvariant()}: rank {e.Rank}, score {e.Score:0.000}, calibrated {e.Calibrated:0.00}{(e.Plan is null ? "" : $", {e.Plan}")}[/]"));
@@ -40,13 +40,23 @@ internal static class Output
     {
         foreach (Citation c in answer.Citations)
         {
-            AnsiConsole.MarkupLine($"[grey][[{c.Number}]][/] {Name(c.Document).EscapeMarkup()}[grey]{Place(c.Passage).EscapeMarkup()}[/]");
+            AnsiConsole.MarkupLine($"[grey][[{c.Number}]][/] {Name(c.Document).ForTerminal()}[grey]{Place(c.Passage).ForTerminal()}[/]");
         }
         foreach (string rung in answer.Degraded)
         {
-            AnsiConsole.MarkupLine($"[yellow]{rung.EscapeMarkup()}[/]");
+            AnsiConsole.MarkupLine($"[yellow]{rung.ForTerminal()}[/]");
         }
     }
+
+    /// <summary>Foreign text for a terminal: no markup, and none of the control characters with which it could drive the terminal.</summary>
+    public static string ForTerminal(this string text) => Printable(text).EscapeMarkup();
+
+    /// <summary>The text without control characters (C0 but for line ends and tabs, DEL, C1) and without marks that turn the writing direction.</summary>
+    public static string Printable(string text) => text.AsSpan().IndexOfAnyExcept(Harmless) < 0
+        ? text
+        : string.Concat(text.Where(c => c is '\n' or '\t' || !(char.IsControl(c) || c is (>= '\u202A' and <= '\u202E') or (>= '\u2066' and <= '\u2069'))));
+
+    private static readonly System.Buffers.SearchValues<char> Harmless = System.Buffers.SearchValues.Create([.. Enumerable.Range(' ', '~' - ' ' + 1).Select(c => (char)c), '\n', '\t']);
 
     public static string Percent(double share) => $"{share * 100,3:0} %".ToString(CultureInfo.InvariantCulture);
 
@@ -64,15 +74,16 @@ internal static class Output
         int at = 0;
         foreach (TextRange range in snippet.Highlights)
         {
-            marked.Append(snippet.Text[at..range.Start].EscapeMarkup()).Append("[yellow]").Append(snippet.Text[range.Start..range.End].EscapeMarkup()).Append("[/]");
+            marked.Append(snippet.Text[at..range.Start].ForTerminal()).Append("[yellow]").Append(snippet.Text[range.Start..range.End].ForTerminal()).Append("[/]");
             at = range.End;
         }
-        return marked.Append(snippet.Text[at..].EscapeMarkup()).ToString();
+        return marked.Append(snippet.Text[at..].ForTerminal()).ToString();
     }
 }
 
 /// <summary>Shows an ingestion as it goes: a bar on a terminal, lines when redirected, events as JSON.</summary>
-internal sealed class IngestProgress(bool json)
+/// <param name="files">Says what was passed over.</param>
+internal sealed class IngestProgress(bool json, FileSources? files = null)
 {
     private readonly bool _live = !json && !Console.IsOutputRedirected;
 
@@ -95,13 +106,19 @@ internal sealed class IngestProgress(bool json)
             : await run((e, t) => Tell(e, t));
         if (json)
         {
-            Output.Json(new { @event = "end", totals });
+            Output.Json(new { @event = "end", totals, skipped = files?.Skipped });
         }
         else
         {
             AnsiConsole.MarkupLine(
                 $"[bold]{totals.Added}[/] added, [bold]{totals.Replaced}[/] replaced, {totals.Unchanged} unchanged, {totals.Duplicates} duplicates, {totals.Moved} moved, {totals.Pruned} pruned, "
                 + $"{(totals.Failed > 0 ? $"[red]{totals.Failed} failed[/]" : "0 failed")}: {totals.Passages} passages, {totals.Images} of them images, in {Seconds(totals)} s ({Rate(totals)} files/s).");
+            if (files?.Skipped is { Count: > 0 } skipped)
+            {
+                string kinds = string.Join(", ", skipped.Where(s => s.Key != "link").OrderByDescending(s => s.Value).ThenBy(s => s.Key, StringComparer.Ordinal).Select(s => $"{s.Value} {s.Key}"));
+                string links = skipped.GetValueOrDefault("link") is > 0 and var count ? $"{count} {(count == 1 ? "link" : "links")}: not followed. " : "";
+                AnsiConsole.MarkupLine($"[grey]Skipped. {links.ForTerminal()}{(kinds.Length > 0 ? $"{kinds}: no reader." : "").ForTerminal()}[/]");
+            }
         }
         return totals;
     }
@@ -114,7 +131,7 @@ internal sealed class IngestProgress(bool json)
         }
         else if (e.Outcome == IngestOutcome.Failed)
         {
-            AnsiConsole.MarkupLine($"[red]failed[/] {e.Source.EscapeMarkup()}: {(e.Reason ?? "").EscapeMarkup()}");
+            AnsiConsole.MarkupLine($"[red]failed[/] {e.Source.ForTerminal()}: {(e.Reason ?? "").ForTerminal()}");
         }
         else if (totals is { Done: var done, Found: var found } && done % 100 == 0)
         {

@@ -1,3 +1,4 @@
+using System.Security.Cryptography;
 using System.Text.Json;
 using Diptych.Core;
 using Diptych.Engine.Answering;
@@ -48,7 +49,7 @@ internal static class Endpoints
         }).WithSummary("Fetches documents by URL and starts a job that ingests them");
     }
 
-    private static async Task<IResult> UploadAsync(string collection, HttpRequest request, IngestJobs jobs, CancellationToken cancellation)
+    private static async Task<IResult> UploadAsync(string collection, HttpRequest request, IngestJobs jobs, Product product, CancellationToken cancellation)
     {
         if (!request.HasFormContentType)
         {
@@ -68,13 +69,15 @@ internal static class Endpoints
         {
             throw new InvalidRequestException($"The form's metadata is no JSON object of values: {error.Message}");
         }
+        UploadNames names = UploadNames.For(form["on_conflict"], collection, product.Store);
         var sources = new List<IngestSource>();
         foreach (IFormFile file in form.Files)
         {
             using var content = new MemoryStream();
             await file.CopyToAsync(content, cancellation);
-            string name = Path.GetFileName(file.FileName);
-            sources.Add(IngestSource.Bytes($"upload:{name}", name, content.ToArray(), file.ContentType, metadata));
+            byte[] bytes = content.ToArray();
+            string source = names.Take(file.FileName, Convert.ToHexStringLower(SHA256.HashData(bytes)));
+            sources.Add(IngestSource.Bytes(source, Path.GetFileName(source), bytes, file.ContentType, metadata));
         }
         Job job = jobs.Start(collection, sources);
         return TypedResults.Accepted($"/v1/jobs/{job.Id}", job.Describe());
@@ -128,9 +131,16 @@ internal static class Endpoints
         {
             return kept;
         }
-        return File.Exists(document.Source)
-            ? await File.ReadAllBytesAsync(document.Source, cancellation)
-            : throw new NotFoundException($"The file is no longer at {document.Source}. Ingest its folder again, with --prune to drop what is gone.");
+        // The size tells a pipe or a device from a file before it is opened; the hash, that nobody gets what was never ingested.
+        var file = new FileInfo(document.Source);
+        if (!file.Exists)
+        {
+            throw new NotFoundException($"The file is no longer at {document.Source}. Ingest its folder again, with --prune to drop what is gone.");
+        }
+        byte[]? bytes = file.Length == document.SizeBytes ? await File.ReadAllBytesAsync(document.Source, cancellation) : null;
+        return bytes is not null && Convert.ToHexStringLower(SHA256.HashData(bytes)) == document.ContentHash
+            ? bytes
+            : throw new SourceChangedException($"The file at {document.Source} has changed since it was ingested. Ingest it again.");
     }
 
     private static async Task<byte[]> ImageAsync(Product product, long id, CancellationToken cancellation)

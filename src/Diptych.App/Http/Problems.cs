@@ -22,6 +22,8 @@ internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
         (int status, string type, string detail) = exception switch
         {
             InvalidRequestException or UnreadableException => (400, "invalid-request", exception.Message),
+            SourceChangedException => (409, "source-changed", exception.Message),
+            ConflictException => (409, "conflict", exception.Message),
             NotFoundException => (404, "not-found", exception.Message),
             OverloadedException => (429, "overloaded", exception.Message),
             RemoteFailureException => (502, "remote-failed", exception.Message),

@@ -21,7 +21,7 @@ internal static class Server
         builder.Services.AddSingleton(product);
         builder.Services.AddSingleton(time);
         builder.Services.AddSingleton<IngestJobs>();
-        builder.Services.AddSingleton(new UrlSource(options.AllowPrivateUrls, (long)options.MaxUploadMb << 20));
+        builder.Services.AddSingleton(new UrlSource(options.AllowPrivateUrls, options.UrlHosts, (long)options.MaxUploadMb << 20));
         builder.Services.Configure<RouteHandlerOptions>(r => r.ThrowOnBadRequest = true);
         builder.Services.AddProblemDetails();
         Telemetry.Add(builder);

@@ -6,41 +6,32 @@ using Diptych.Engine.Ingestion;
 namespace Diptych.App.Http;
 
 /// <summary>
-/// Fetches documents by URL. Unless allowed, an address on this machine or a private network is refused after the name was
-/// resolved, so that a public name that points inwards is caught too.
+/// Fetches documents by URL. Unless allowed, an address that is not globally routable is refused after the name was resolved, so that a
+/// public name that points inwards is caught too. Behind a proxy names are resolved elsewhere: only hosts that are listed are fetched then.
 /// </summary>
 public sealed class UrlSource : IDisposable
 {
-    private readonly HttpClient _client;
-    private readonly long _maxBytes;
+    private const int MaxRedirects = 5;
 
-    public UrlSource(bool allowPrivate, long maxBytes)
+    private readonly HttpClient _client;
+    private readonly bool _allowPrivate;
+    private readonly HashSet<string> _hosts;
+    private readonly long _maxBytes;
+    private readonly IWebProxy _proxy;
+
+    /// <param name="hosts">Where any are listed only these are fetched from, wherever they are.</param>
+    /// <param name="proxy">Null takes the environment's (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).</param>
+    public UrlSource(bool allowPrivate, IEnumerable<string> hosts, long maxBytes, IWebProxy? proxy = null)
     {
-        _maxBytes = maxBytes;
+        (_allowPrivate, _hosts, _maxBytes, _proxy) = (allowPrivate, new(hosts, StringComparer.OrdinalIgnoreCase), maxBytes, proxy ?? HttpClient.DefaultProxy);
         _client = new HttpClient(new SocketsHttpHandler
         {
+            Proxy = _proxy,
             ConnectTimeout = TimeSpan.FromSeconds(15),
-            MaxAutomaticRedirections = 5,
+            // Followed here, so that each host on the way is checked.
+            AllowAutoRedirect = false,
             AutomaticDecompression = DecompressionMethods.All,
-            ConnectCallback = async (context, cancellation) =>
-            {
-                IPAddress[] addresses = await Dns.GetHostAddressesAsync(context.DnsEndPoint.Host, cancellation);
-                if (!allowPrivate && addresses.Any(IsPrivate))
-                {
-                    throw new HttpRequestException($"{context.DnsEndPoint.Host} is on this machine or a private network; set Diptych:AllowPrivateUrls to allow that.");
-                }
-                var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
-                try
-                {
-                    await socket.ConnectAsync(addresses, context.DnsEndPoint.Port, cancellation);
-                    return new NetworkStream(socket, ownsSocket: true);
-                }
-                catch
-                {
-                    socket.Dispose();
-                    throw;
-                }
-            },
+            ConnectCallback = ConnectAsync,
         })
         { Timeout = TimeSpan.FromMinutes(5) };
         _client.DefaultRequestHeaders.UserAgent.ParseAdd("Diptych/0.1");
@@ -83,17 +74,65 @@ public sealed class UrlSource : IDisposable
 
     public void Dispose() => _client.Dispose();
 
-    internal static bool IsPrivate(IPAddress address)
+    private async ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellation)
     {
-        byte[] b = (address.IsIPv4MappedToIPv6 ? address.MapToIPv4() : address).GetAddressBytes();
-        return IPAddress.IsLoopback(address) || address.IsIPv6LinkLocal || address.IsIPv6UniqueLocal || address.Equals(IPAddress.IPv6Any)
-            || (b.Length == 4 && (b[0] is 0 or 10 or 127 || (b[0] == 172 && b[1] is >= 16 and <= 31) || (b[0] == 192 && b[1] == 168)
-                || (b[0] == 169 && b[1] == 254) || (b[0] == 100 && b[1] is >= 64 and <= 127) || b[0] >= 224));
+        string host = context.DnsEndPoint.Host;
+        IPAddress[] addresses = await Dns.GetHostAddressesAsync(host, cancellation);
+        bool isProxy = IsProxied(context.InitialRequestMessage.RequestUri!);
+        if (!_allowPrivate && !isProxy && !_hosts.Contains(host) && !addresses.All(PublicAddress.Is))
+        {
+            throw new HttpRequestException($"{host} is on this machine, a private network or otherwise not publicly routable; set Diptych:AllowPrivateUrls, or list it in Diptych:UrlHosts, to allow that.");
+        }
+        var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+        try
+        {
+            await socket.ConnectAsync(addresses, context.DnsEndPoint.Port, cancellation);
+            return new NetworkStream(socket, ownsSocket: true);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
+    private bool IsProxied(Uri uri) => !_proxy.IsBypassed(uri) && _proxy.GetProxy(uri) is { } proxy && proxy != uri;
+
+    private void Check(Uri uri)
+    {
+        if (_hosts.Count > 0 && !_hosts.Contains(uri.IdnHost))
+        {
+            throw new HttpRequestException($"{uri.IdnHost} is none of the hosts in Diptych:UrlHosts.");
+        }
+        if (_hosts.Count == 0 && !_allowPrivate && IsProxied(uri))
+        {
+            throw new HttpRequestException($"{uri.IdnHost} would be fetched through a proxy, which may reach what this machine must not: list the host in Diptych:UrlHosts to allow that.");
+        }
+    }
+
+    private async Task<HttpResponseMessage> GetAsync(Uri uri, CancellationToken cancellation)
+    {
+        for (int redirects = 0; ; redirects++)
+        {
+            Check(uri);
+            HttpResponseMessage response = await _client.GetAsync(uri, HttpCompletionOption.ResponseHeadersRead, cancellation);
+            if ((int)response.StatusCode is not (301 or 302 or 303 or 307 or 308) || response.Headers.Location is not { } location)
+            {
+                return response;
+            }
+            response.Dispose();
+            Uri next = new(uri, location);
+            if (redirects == MaxRedirects || next.Scheme is not ("http" or "https") || (uri.Scheme == "https" && next.Scheme == "http"))
+            {
+                throw new HttpRequestException(redirects == MaxRedirects ? $"{uri.IdnHost} redirects more than {MaxRedirects} times." : $"{uri.IdnHost} redirects to {next}, which is not followed.");
+            }
+            uri = next;
+        }
     }
 
     private async Task<byte[]> FetchAsync(Uri uri, CancellationToken cancellation)
     {
-        using HttpResponseMessage response = await _client.GetAsync(uri, HttpCompletionOption.ResponseHeadersRead, cancellation);
+        using HttpResponseMessage response = await GetAsync(uri, cancellation);
         response.EnsureSuccessStatusCode();
         await using Stream stream = await response.Content.ReadAsStreamAsync(cancellation);
         using var content = new MemoryStream();
