@@ -6,6 +6,18 @@ public sealed class SourceChangedException(string message) : Exception(message);
 /// <summary>What is asked for would overwrite something, and the request says that nothing may be.</summary>
 public sealed class ConflictException(string message) : Exception(message);
 
+/// <summary>A file that cannot be ingested, with the reason as its message.</summary>
+public sealed class UnreadableException(string message, Exception? inner = null) : Exception(message, inner);
+
+/// <summary>There is no room left for what is to be stored; the message says where.</summary>
+public sealed class StorageFullException(string message, Exception? cause = null) : Exception(message, cause)
+{
+    private const int NoSpace = 28, QuotaExceeded = 122, WindowsDiskFull = unchecked((int)0x80070070);
+
+    /// <summary>Whether an error says that a disk, or a user's share of it, is full.</summary>
+    public static bool Is(Exception error) => error is IOException { HResult: NoSpace or QuotaExceeded or WindowsDiskFull };
+}
+
 /// <summary>The request cannot be carried out as it stands; the message tells its sender what to change.</summary>
 public sealed class InvalidRequestException(string message, Exception? cause = null) : Exception(message, cause);
 

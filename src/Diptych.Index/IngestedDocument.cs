@@ -1,4 +1,5 @@
 using Diptych.Core;
+using Diptych.Index.Jobs;
 
 namespace Diptych.Index;
 
@@ -12,6 +13,9 @@ public sealed record IngestedDocument(Document Document, string Text, byte[]? Or
 
     /// <summary>What the content itself says; the document's metadata has what its sender said besides.</summary>
     public Metadata ReadMetadata { get; init; } = Metadata.Empty;
+
+    /// <summary>The job's item that ends with the commit. Where it cannot end, since its job was cancelled or its lease passed on, nothing is stored.</summary>
+    public ItemLease? Item { get; init; }
 }
 
 /// <summary>
@@ -24,7 +28,11 @@ public sealed record IngestedDocument(Document Document, string Text, byte[]? Or
 /// <param name="Moves">Whether that document moves here; the source must then be free.</param>
 /// <param name="Given">What the sender says of it.</param>
 /// <param name="Original">The bytes, where the store keeps them.</param>
-public sealed record Placement(string Source, string Name, long ContentOf, string ContentHash, bool Moves, Metadata Given, byte[]? Original, DateTimeOffset At);
+public sealed record Placement(string Source, string Name, long ContentOf, string ContentHash, bool Moves, Metadata Given, byte[]? Original, DateTimeOffset At)
+{
+    /// <summary>As <see cref="IngestedDocument.Item"/>.</summary>
+    public ItemLease? Item { get; init; }
+}
 
 /// <summary>A passage with everything that is stored beside it.</summary>
 /// <param name="TextVector">[384] unit length, or null where there is no text.</param>

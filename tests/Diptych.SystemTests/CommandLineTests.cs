@@ -73,7 +73,7 @@ public sealed class CommandLineTests : IDisposable
         await File.WriteAllBytesAsync(Path.Combine(folder, "empty.pdf"), []);
         var run = await Host.DiptychAsync(_data, "ingest", folder);
         Assert.Equal(3, run.ExitCode);
-        Assert.Contains("empty.pdf: The file is empty (0 bytes).", run.Output, StringComparison.Ordinal);
+        Assert.Contains("empty.pdf: The file is empty (0 bytes)", run.Output, StringComparison.Ordinal);
         Assert.Contains("1 added", run.Output, StringComparison.Ordinal);
     }
 

@@ -1,3 +1,4 @@
+using Diptych.Core;
 using Diptych.Engine.Ingestion;
 using Diptych.Inference;
 using Xunit;

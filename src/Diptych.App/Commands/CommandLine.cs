@@ -1,6 +1,5 @@
 using System.CommandLine;
 using Diptych.Core;
-using Diptych.Engine.Ingestion;
 
 namespace Diptych.App.Commands;
 

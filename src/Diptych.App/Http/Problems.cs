@@ -1,7 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
 using Diptych.Core;
-using Diptych.Engine.Ingestion;
 using Microsoft.AspNetCore.Diagnostics;
 using Microsoft.AspNetCore.Mvc;
 

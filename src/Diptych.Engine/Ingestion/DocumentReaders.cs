@@ -1,3 +1,4 @@
+using Diptych.Core;
 using Diptych.Engine.Ingestion.Readers;
 
 namespace Diptych.Engine.Ingestion;

@@ -113,7 +113,7 @@ public sealed class FileSources
                 : "The file is no longer there.");
         }
         // Pipes, sockets and devices have no length either, and reading one could wait for ever.
-        return file.Length == 0 ? IngestSource.Unreadable(file.FullName, "The file is empty, or no file but a pipe, a socket or a device.") : IngestSource.File(file.FullName);
+        return file.Length == 0 ? IngestSource.Unreadable(file.FullName, "The file is empty (0 bytes), or no file but a pipe, a socket or a device.") : IngestSource.File(file.FullName);
     }
 
     private void Skip(string kind) => _skipped[kind] = _skipped.GetValueOrDefault(kind) + 1;

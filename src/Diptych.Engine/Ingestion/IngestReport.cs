@@ -1,30 +1,12 @@
 using Diptych.Core;
+using Diptych.Index.Jobs;
 
 namespace Diptych.Engine.Ingestion;
 
-/// <summary>What became of one source.</summary>
-public enum IngestOutcome
-{
-    Added,
-    Replaced,
-
-    /// <summary>The same bytes are there under the same source.</summary>
-    Unchanged,
-
-    /// <summary>The same bytes are there under another source: it is a document of its own, and nothing was read or embedded again.</summary>
-    Duplicate,
-
-    /// <summary>The document whose file was elsewhere before.</summary>
-    Moved,
-    Failed,
-
-    /// <summary>It had vanished from the folders that were ingested.</summary>
-    Pruned,
-}
-
 /// <summary>Said once for each source, after its commit where it has one.</summary>
 /// <param name="Reason">Why it failed, or whose duplicate it is.</param>
-public sealed record IngestEvent(string Source, IngestOutcome Outcome, string? Reason, Document? Document, int Images);
+/// <param name="Lease">The job's item that ended with it, where there is one: in the store already where a document was committed.</param>
+public sealed record IngestEvent(string Source, IngestOutcome Outcome, string? Reason, Document? Document, int Images, ItemLease? Lease = null);
 
 /// <summary>Sums over a run so far.</summary>
 public sealed record IngestTotals
@@ -46,6 +28,8 @@ public sealed record IngestTotals
     public int Failed { get; init; }
 
     public int Pruned { get; init; }
+
+    public int Cancelled { get; init; }
 
     /// <summary>Why folders were not pruned, by folder.</summary>
     public IReadOnlyList<string> PruneRefused { get; init; } = [];
@@ -69,6 +53,7 @@ public sealed record IngestTotals
         var t when e.Outcome == IngestOutcome.Duplicate => t with { Duplicates = Duplicates + 1 },
         var t when e.Outcome == IngestOutcome.Moved => t with { Moved = Moved + 1 },
         var t when e.Outcome == IngestOutcome.Failed => t with { Failed = Failed + 1 },
+        var t when e.Outcome == IngestOutcome.Cancelled => t with { Cancelled = Cancelled + 1 },
         var t => t with { Pruned = Pruned + 1 },
     };
 }
@@ -92,6 +77,12 @@ public sealed record IngestOptions
 
     /// <summary>Whether a file that is there but was not among the sources counts as gone: where ignore files alone chose the sources.</summary>
     public bool PruneUnlisted { get; init; } = true;
+
+    /// <summary>Whether the collection is made where it is not there.</summary>
+    public bool MakesCollection { get; init; } = true;
+
+    /// <summary>File bytes between being read and being committed; a larger file passes alone.</summary>
+    public long MaxBytesInFlight { get; init; } = 256L << 20;
 
     /// <summary>Whether every path in the store is one of this machine's, so that a file that is not there has gone, wherever it was.</summary>
     public bool OwnPaths { get; init; } = true;

@@ -1,4 +1,5 @@
 using Diptych.Core;
+using Diptych.Index.Jobs;
 
 namespace Diptych.Engine.Ingestion;
 
@@ -24,6 +25,12 @@ public sealed record IngestSource(
 
     /// <summary>The bytes, where they are in memory.</summary>
     public byte[]? Held { get; init; }
+
+    /// <summary>How many bytes it has, where that is known before they are read.</summary>
+    public long? SizeBytes { get; init; }
+
+    /// <summary>The item of a job that ends with it.</summary>
+    public ItemLease? Lease { get; init; }
 
     public static IngestSource File(string path)
     {

@@ -77,7 +77,10 @@ public sealed partial class Ingestor
 
     private Placement ToPlacement(Postponed p, Document from, bool moves) => new(
         p.Source.Source, Path.GetFileNameWithoutExtension(p.Source.Name), from.Id, p.Hash, moves, p.Source.Metadata ?? Metadata.Empty,
-        p.Source.KeepOriginal ? p.Source.Held : null, time.GetUtcNow());
+        p.Source.KeepOriginal ? p.Source.Held : null, time.GetUtcNow())
+    {
+        Item = p.Source.Lease,
+    };
 
     /// <returns>What could not be placed after all, to be read.</returns>
     private static IEnumerable<IngestSource> Tell(Run run, IReadOnlyList<(Postponed Postponed, Document? Document, IngestOutcome Outcome, string Reason)> placed)
@@ -91,7 +94,7 @@ public sealed partial class Ingestor
             }
             else
             {
-                run.Say(new IngestEvent(postponed.Source.Source, outcome, reason, document, 0));
+                run.Say(new IngestEvent(postponed.Source.Source, outcome, reason, document, 0, postponed.Source.Lease));
             }
         }
     }

@@ -16,7 +16,7 @@ public sealed partial class Ingestor
 
         public IngestOptions Options => options;
 
-        public ByteBudget Bytes { get; } = new(MaxBytesInFlight);
+        public ByteBudget Bytes { get; } = new(options.MaxBytesInFlight);
 
         public IngestTotals Totals { get; private set; } = new();
 

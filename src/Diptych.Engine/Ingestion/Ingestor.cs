@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Threading.Channels;
 using Diptych.Core;
 using Diptych.Index;
+using Diptych.Index.Jobs;
 using Diptych.Inference;
 using Channel = System.Threading.Channels.Channel;
 
@@ -23,9 +24,6 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
     /// <summary>Most documents in one transaction.</summary>
     private const int CommitBatch = 64;
 
-    /// <summary>File bytes between being read and being committed; a larger file passes alone.</summary>
-    private const long MaxBytesInFlight = 256 << 20;
-
     private readonly Chunker _chunker = new(embedder.Tokenizer);
 
     /// <param name="sources">Enumerated lazily, so that work starts before a large folder has been walked.</param>
@@ -34,7 +32,10 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
     public async Task<IngestTotals> RunAsync(
         IEnumerable<IngestSource> sources, IngestOptions options, Action<IngestEvent, IngestTotals>? report, CancellationToken cancellation)
     {
-        store.EnsureCollection(options.Collection, options.Language);
+        if (options.MakesCollection)
+        {
+            store.EnsureCollection(options.Collection, options.Language);
+        }
         var run = new Run(options, report, time);
         await PassAsync(sources, run, cancellation).ConfigureAwait(false);
         while (run.TakePostponed() is { Count: > 0 } postponed)
@@ -106,16 +107,16 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             long reserved = 0;
             try
             {
-                reserved = await run.Bytes.ReserveAsync(source.Directory is null ? 0 : new FileInfo(source.Source).Length, token).ConfigureAwait(false);
+                reserved = await run.Bytes.ReserveAsync(source.SizeBytes ?? (source.Directory is null ? 0 : new FileInfo(source.Source).Length), token).ConfigureAwait(false);
                 if (await ReadyAsync(source, run, token).ConfigureAwait(false) is { } readied)
                 {
                     await to.WriteAsync(readied with { ReservedBytes = reserved }, token).ConfigureAwait(false);
                     reserved = 0;
                 }
             }
-            catch (Exception error) when (error is UnreadableException or IOException or UnauthorizedAccessException or HttpRequestException)
+            catch (Exception error) when (IsOfFile(error, token))
             {
-                run.Say(new IngestEvent(source.Source, IngestOutcome.Failed, error.Message, null, 0));
+                run.Say(new IngestEvent(source.Source, IngestOutcome.Failed, error.Message, null, 0, source.Lease));
             }
             finally
             {
@@ -140,7 +141,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
         Document? before = store.Document(run.Options.Collection, source.Source);
         if (before?.ContentHash == hash && !run.Options.Again)
         {
-            run.Say(new IngestEvent(source.Source, IngestOutcome.Unchanged, null, before, 0));
+            run.Say(new IngestEvent(source.Source, IngestOutcome.Unchanged, null, before, 0, source.Lease));
             return null;
         }
         if (before?.ContentHash != hash && !run.IsSettled(source.Source) && IsPostponed(source, before, hash, bytes, run))
@@ -186,7 +187,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             PageCount = read.PageCount,
             Metadata = read.Metadata.With(source.Metadata ?? Metadata.Empty),
         };
-        return new Readied(document, text, source.KeepOriginal ? bytes : null, passages, single, replaces) { ReadTitle = read.Title, ReadMetadata = read.Metadata };
+        return new Readied(document, text, source.KeepOriginal ? bytes : null, passages, single, replaces) { ReadTitle = read.Title, ReadMetadata = read.Metadata, Lease = source.Lease };
     }
 
     /// <summary>The text in a picture, as blocks that follow it. The decode serves the passage too.</summary>
@@ -242,9 +243,18 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
         var parallel = new ParallelOptions { MaxDegreeOfParallelism = Embedding, CancellationToken = cancellation };
         await Parallel.ForEachAsync(from.ReadAllAsync(cancellation), parallel, async (readied, token) =>
         {
-            IngestedPassage[] passages = await Task.WhenAll(readied.Passages.Select(p => EmbedAsync(p.Chunk, p.Image, readied.Single, token))).ConfigureAwait(false);
+            IngestedPassage[] passages;
+            try
+            {
+                passages = await Task.WhenAll(readied.Passages.Select(p => EmbedAsync(p.Chunk, p.Image, readied.Single, token))).ConfigureAwait(false);
+            }
+            catch (Exception error) when (IsOfFile(error, token))
+            {
+                Fail(readied, error, run);
+                return;
+            }
             Document document = readied.Document with { Collection = run.Options.Collection };
-            var ingested = new IngestedDocument(document, readied.Text, readied.Original, passages) { ReadTitle = readied.ReadTitle, ReadMetadata = readied.ReadMetadata };
+            var ingested = new IngestedDocument(document, readied.Text, readied.Original, passages) { ReadTitle = readied.ReadTitle, ReadMetadata = readied.ReadMetadata, Item = readied.Lease };
             await to.WriteAsync((readied, ingested), token).ConfigureAwait(false);
         }).ConfigureAwait(false);
         to.Complete();
@@ -272,16 +282,49 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             {
                 batch.Add(next);
             }
-            IReadOnlyList<Document> committed = store.Commit([.. batch.Select(b => b.Document)]);
-            for (int i = 0; i < committed.Count; i++)
+            try
             {
-                run.Bytes.Return(batch[i].Source.ReservedBytes);
-                int pictures = batch[i].Document.Passages.Count(p => p.Thumbnail is not null);
-                run.Say(new IngestEvent(
-                    committed[i].Source, batch[i].Source.Replaces ? IngestOutcome.Replaced : IngestOutcome.Added, null, committed[i], pictures));
+                Commit(batch, run);
+            }
+            catch (Exception error) when (IsOfFile(error, cancellation))
+            {
+                // One of them cannot be stored: each on its own, so that the others are.
+                foreach (var one in batch)
+                {
+                    try
+                    {
+                        Commit([one], run);
+                    }
+                    catch (Exception own) when (IsOfFile(own, cancellation))
+                    {
+                        Fail(one.Source, own, run);
+                    }
+                }
             }
         }
     }
+
+    private void Commit(List<(Readied Source, IngestedDocument Document)> batch, Run run)
+    {
+        IReadOnlyList<Document> committed = store.Commit([.. batch.Select(b => b.Document)]);
+        for (int i = 0; i < committed.Count; i++)
+        {
+            Readied source = batch[i].Source;
+            run.Bytes.Return(source.ReservedBytes);
+            IngestOutcome outcome = committed[i].Id == 0 ? IngestOutcome.Cancelled : source.Replaces ? IngestOutcome.Replaced : IngestOutcome.Added;
+            run.Say(new IngestEvent(committed[i].Source, outcome, null, committed[i], batch[i].Document.Passages.Count(p => p.Thumbnail is not null), source.Lease));
+        }
+    }
+
+    private static void Fail(Readied readied, Exception error, Run run)
+    {
+        run.Bytes.Return(readied.ReservedBytes);
+        run.Say(new IngestEvent(readied.Document.Source, IngestOutcome.Failed, error.Message, null, 0, readied.Lease));
+    }
+
+    /// <summary>Whether an error is one file's, whatever its kind. A store that does not answer, a full disk and a stop are everybody's.</summary>
+    private static bool IsOfFile(Exception error, CancellationToken cancellation) =>
+        error is not (StoreUnavailableException or StorageFullException) && !(error is OperationCanceledException && cancellation.IsCancellationRequested);
 
     /// <summary>A document with its pixels, before it is embedded.</summary>
     private sealed record Readied(
@@ -292,6 +335,8 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
         public string? ReadTitle { get; init; }
 
         public required Metadata ReadMetadata { get; init; }
+
+        public ItemLease? Lease { get; init; }
     }
 
     /// <summary>A source that is looked at again once all sources have been seen, since what it has may be somewhere else already.</summary>

@@ -1,4 +1,5 @@
 using System.Text;
+using Diptych.Core;
 
 namespace Diptych.Engine.Ingestion;
 

@@ -38,6 +38,3 @@ public interface IDocumentReader
     /// <exception cref="UnreadableException">The file is damaged, encrypted or too large; the message says which.</exception>
     ReadDocument Read(SourceFile file, CancellationToken cancellation);
 }
-
-/// <summary>A file that cannot be ingested, with the reason as its message.</summary>
-public sealed class UnreadableException(string message, Exception? inner = null) : Exception(message, inner);

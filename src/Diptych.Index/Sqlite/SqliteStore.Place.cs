@@ -7,7 +7,7 @@ namespace Diptych.Index.Sqlite;
 /// <summary>Content that is there already, under another source: rows are copied or handed on, nothing is read or embedded again.</summary>
 public sealed partial class SqliteStore
 {
-    public IReadOnlyList<Document?> Place(string collection, IReadOnlyList<Placement> placements)
+    public IReadOnlyList<Document?> Place(string collection, IReadOnlyList<Placement> placements) => Storing<IReadOnlyList<Document?>>(() =>
     {
         var placed = new Document?[placements.Count];
         lock (_writing)
@@ -26,7 +26,7 @@ public sealed partial class SqliteStore
                 long? from = _writer.Scalar(
                     "SELECT id FROM documents WHERE identity = $d AND collection_id = $c AND content_hash = $h", ("$d", p.ContentOf), ("$c", collectionId), ("$h", p.ContentHash)) as long?;
                 var target = Version(collectionId, p.Source);
-                if (from is null || (p.Moves && target is not null))
+                if (from is null || (p.Moves && target is not null) || !EndItem(p.Item))
                 {
                     continue;
                 }
@@ -44,14 +44,16 @@ public sealed partial class SqliteStore
             // Copies come first: what moves takes its rows along.
             foreach (var (index, from, identity) in steps.OrderBy(s => placements[s.Index].Moves))
             {
-                placed[index] = Place(collectionId, collection, placements[index], from, identity);
+                Document document = Place(collectionId, collection, placements[index], from, identity);
+                SetDocument(placements[index].Item, document.Id, identity is null ? IngestOutcome.Duplicate : placements[index].Moves ? IngestOutcome.Moved : IngestOutcome.Replaced);
+                placed[index] = document;
             }
             replaced.ForEach(Remove);
             transaction.Commit();
         }
         Refresh();
         return placed;
-    }
+    });
 
     private Document Place(long collectionId, string collection, Placement placement, long from, long? identity)
     {

@@ -77,7 +77,7 @@ public sealed partial class SqliteStore : IDocumentStore
         }
     }
 
-    public IReadOnlyList<Document> Commit(IReadOnlyList<IngestedDocument> documents)
+    public IReadOnlyList<Document> Commit(IReadOnlyList<IngestedDocument> documents) => Storing(() =>
     {
         var committed = new List<Document>(documents.Count);
         lock (_writing)
@@ -87,6 +87,11 @@ public sealed partial class SqliteStore : IDocumentStore
             foreach (IngestedDocument ingested in documents)
             {
                 long collection = CollectionId(ingested.Document.Collection, create: true);
+                if (!EndItem(ingested.Item))
+                {
+                    committed.Add(ingested.Document);
+                    continue;
+                }
                 long? identity = null;
                 if (Version(collection, ingested.Document.Source) is var (old, known))
                 {
@@ -104,13 +109,29 @@ public sealed partial class SqliteStore : IDocumentStore
                     insert.Passage(version, passage);
                 }
                 _writer.Execute("INSERT INTO log (document_id, added) VALUES ($d, 1)", ("$d", version));
+                SetDocument(ingested.Item, document.Id, identity is null ? IngestOutcome.Added : IngestOutcome.Replaced);
                 committed.Add(document);
             }
             transaction.Commit();
         }
         Refresh();
         return committed;
+    });
+
+    /// <exception cref="StorageFullException">The disk is full; nothing was stored.</exception>
+    private T Storing<T>(Func<T> work)
+    {
+        try
+        {
+            return work();
+        }
+        catch (SqliteException error) when (error.SqliteErrorCode == SqliteFull)
+        {
+            throw new StorageFullException($"The disk of {_path} is full. Nothing of this was stored; make room, and send it again.", error);
+        }
     }
+
+    private const int SqliteFull = 13;
 
     /// <returns>False when there is no such document.</returns>
     public bool Delete(long documentId)
@@ -144,6 +165,7 @@ public sealed partial class SqliteStore : IDocumentStore
             {
                 Remove(document);
             }
+            Cancel(_writer, "collection = $x", name);
             foreach (string table in new[] { "feedback", "tunings" })
             {
                 _writer.Execute($"DELETE FROM {table} WHERE collection_id = $c", ("$c", collection));
@@ -167,6 +189,7 @@ public sealed partial class SqliteStore : IDocumentStore
         Task.WaitAny([_mover], CancellationToken.None);
         Task.WaitAny([_wordsFollower], CancellationToken.None);
         CloseWords();
+        _queue?.Dispose();
         _writer.Dispose();
         _watcher.Dispose();
         using var connection = new SqliteConnection(_connectionString);

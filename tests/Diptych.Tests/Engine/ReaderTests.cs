@@ -1,5 +1,6 @@
 using System.IO.Compression;
 using System.Text;
+using Diptych.Core;
 using Diptych.Engine.Ingestion;
 using SkiaSharp;
 using Xunit;

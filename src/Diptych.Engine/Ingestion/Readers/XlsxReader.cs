@@ -1,4 +1,5 @@
 using System.Globalization;
+using Diptych.Core;
 using DocumentFormat.OpenXml.Packaging;
 using DocumentFormat.OpenXml.Spreadsheet;
 
