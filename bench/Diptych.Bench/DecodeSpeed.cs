@@ -1,4 +1,5 @@
-using Diptych.Inference;
+using Diptych.Core;
+using Diptych.Reading.Images;
 using NetVips;
 using SkiaSharp;
 
@@ -12,7 +13,7 @@ internal static class DecodeSpeed
     public static Task RunAsync(Report report)
     {
         byte[] jpeg = Photo();
-        IImageDecoder decoder = Runtimes.StarterModel.ImageDecoder();
+        IImageDecoder decoder = new SkiaImageDecoder();
         global::NetVips.NetVips.Concurrency = 1;
         Action[] ways = [() => decoder.Prepare(jpeg, thumbnail: false), () => Skia(jpeg), () => Vips(jpeg)];
         var times = ways.Select(_ => new List<double>()).ToArray();

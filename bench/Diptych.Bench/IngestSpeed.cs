@@ -1,8 +1,11 @@
 using System.Text;
 using Diptych.App;
+using Diptych.Core;
 using Diptych.Engine.Evaluation;
 using Diptych.Engine.Ingestion;
 using Diptych.Inference;
+using Diptych.Reading;
+using Diptych.Reading.Images;
 
 namespace Diptych.Bench;
 
@@ -23,7 +26,7 @@ internal static class IngestSpeed
         byte[][] bytes = [.. files.Select(File.ReadAllBytes)];
         var (_, tower, _) = Runtimes.StarterModel.Open(new DiptychOptions().StarterModel);
         ILoadedModel loaded = await tower.LoadAsync(Device.Cpu, default);
-        IImageDecoder decoder = Runtimes.StarterModel.ImageDecoder();
+        IImageDecoder decoder = new SkiaImageDecoder();
 
         double Raw(int batch) => Report.Time(() => Parallel.ForEach(bytes.Chunk(batch), new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount }, chunk =>
         {

@@ -1,3 +1,4 @@
+using Diptych.Core;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
 using Diptych.Engine.Ingestion;
@@ -8,6 +9,7 @@ using Diptych.Index.Postgres;
 using Diptych.Index.Sqlite;
 using Diptych.Inference;
 using Diptych.Inference.Memory;
+using Diptych.Reading.Images;
 using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Encoders;
 using Diptych.Runtimes.Ocr;
@@ -71,7 +73,7 @@ public sealed class Product : IAsyncDisposable
     {
         var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
         var inference = new InferenceService([text, image], time, options.Inference());
-        IImageDecoder images = Runtimes.StarterModel.ImageDecoder();
+        IImageDecoder images = new SkiaImageDecoder();
         var preparation = new PreparationPool();
         Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
         // Models that were added are loaded when they are asked for.

@@ -1,7 +1,6 @@
 using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
 using Diptych.Inference;
-using Diptych.Runtimes.Images;
 using Diptych.Runtimes.Onnx;
 using Diptych.Runtimes.Text;
 
@@ -41,6 +40,4 @@ public static class StarterModel
             OnnxBackend.Image(ImageName, Path.Combine(directory, image), PixelScaling.Starter, ImageOutputs),
             new WordPieceTokenizer(Path.Combine(directory, "vocab.txt"), MaxTokens));
     }
-
-    public static IImageDecoder ImageDecoder() => new SkiaImageDecoder();
 }

@@ -1,6 +1,6 @@
 using Diptych.Core;
-using Diptych.Engine.Ingestion;
-using Diptych.Inference;
+using Diptych.Reading;
+using Diptych.Reading.Images;
 using Xunit;
 
 namespace Diptych.SystemTests;
@@ -27,7 +27,7 @@ public sealed class ReaderFuzzTests
             .. Directory.GetFiles(Path.Combine(Host.Samples, "photos")),
             .. pdfs[..3],
         ];
-        IImageDecoder decoder = Diptych.Runtimes.StarterModel.ImageDecoder();
+        IImageDecoder decoder = new SkiaImageDecoder();
         var random = new Random(17);
         int read = 0, refused = 0;
         foreach (string seed in seeds)

@@ -2,6 +2,7 @@ using Diptych.App;
 using Diptych.Core;
 using Diptych.Inference;
 using Diptych.Inference.Scheduling;
+using Diptych.Reading.Images;
 using Diptych.Runtimes;
 using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Ocr;
@@ -83,7 +84,7 @@ internal static class LedgerSoak
         {
             var (text, image, tokenizer) = StarterModel.Open(new DiptychOptions().StarterModel);
             _service = new InferenceService([text, image], TimeProvider.System, new InferenceOptions { Devices = [Inference.Device.Cpu with { BudgetBytes = budget }], Profiles = new ModelProfiles(Path.Combine(data, "profiles.json")) });
-            IImageDecoder images = StarterModel.ImageDecoder();
+            IImageDecoder images = new SkiaImageDecoder();
             _embedder = new Embedder(_service, tokenizer, images, _preparation, StarterModel.TextName, StarterModel.ImageName);
             _reading = new PictureReading(_service, images, _preparation, new DiptychOptions().StarterModel);
             _reading.Add("captions", Path.Combine(Report.Shared, "models", "starter-vlm"));
@@ -121,7 +122,7 @@ internal static class LedgerSoak
 
         private static bool Turn() => TimeProvider.System.GetUtcNow().Second < 30;
 
-        private RgbImage Picture(int n) => StarterModel.ImageDecoder().Prepare(_photos[n % _photos.Length], thumbnail: false, fullSide: 960).Full!;
+        private RgbImage Picture(int n) => new SkiaImageDecoder().Prepare(_photos[n % _photos.Length], thumbnail: false, fullSide: 960).Full!;
 
         private async Task Every(double seconds, Func<Task> item, CancellationToken stop)
         {

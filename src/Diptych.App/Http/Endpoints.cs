@@ -4,6 +4,7 @@ using Diptych.Core;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Ingestion;
 using Diptych.Inference;
+using Diptych.Reading;
 
 namespace Diptych.App.Http;
 

@@ -4,6 +4,7 @@ using Diptych.App.Http;
 using Diptych.Inference;
 using Diptych.Inference.Scheduling;
 using Diptych.Inference.Simulation;
+using Diptych.Reading.Images;
 
 namespace Diptych.App.Load;
 
@@ -22,7 +23,7 @@ internal sealed class OpenLoop(Uri server, ITokenizer tokenizer, TimeProvider ti
         Timeout = TimeSpan.FromMinutes(5),
     };
 
-    private readonly Dictionary<int, string> _pictures = Workload.PictureSides.ToDictionary(s => s, s => Convert.ToBase64String(Runtimes.Images.SyntheticPhoto.Jpeg(s, s)));
+    private readonly Dictionary<int, string> _pictures = Workload.PictureSides.ToDictionary(s => s, s => Convert.ToBase64String(SyntheticPhoto.Jpeg(s, s)));
     private int _nextSeed = 1;
 
     /// <returns>What each lane got, and the milliseconds that refusals took, in order.</returns>

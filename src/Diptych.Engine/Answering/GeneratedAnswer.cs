@@ -130,7 +130,7 @@ internal sealed class GeneratedAnswer(IChatClient model, IDocumentStore store, E
         contents.Add(new TextContent(asked));
         if (sees && question.Image is not null)
         {
-            contents.Add(new DataContent(question.Image, Ingestion.MediaTypes.Detect("image", question.Image)));
+            contents.Add(new DataContent(question.Image, Reading.MediaTypes.Detect("image", question.Image)));
         }
         return ([new ChatMessage(ChatRole.System, Instructions), new ChatMessage(ChatRole.User, contents)], given);
     }

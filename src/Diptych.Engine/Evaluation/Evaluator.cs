@@ -3,7 +3,6 @@ using System.Text;
 using System.Text.Json;
 using Diptych.Core;
 using Diptych.Engine.Ingestion;
-using Diptych.Engine.Ingestion.Readers;
 using Diptych.Engine.Search;
 using Diptych.Inference;
 
@@ -19,7 +18,7 @@ public sealed class Evaluator(Ingestor ingestor, Searcher searcher)
         IngestAsync(
             collection,
             documents.Where(d => d.Title.Length + d.Text.Length > 0).Select(d => IngestSource.Bytes($"eval:{d.Id}", "document.html", Encoding.UTF8.GetBytes(
-                $"<h1>{WebUtility.HtmlEncode(d.Title)}</h1>{string.Concat(PlainTextReader.Paragraphs(d.Text).Select(p => $"<p>{WebUtility.HtmlEncode(p)}</p>"))}"))),
+                $"<h1>{WebUtility.HtmlEncode(d.Title)}</h1>{string.Concat(Paragraphs(d.Text).Select(p => $"<p>{WebUtility.HtmlEncode(p)}</p>"))}"))),
             cancellation);
 
     /// <summary>Ingests the photos that the captions name, each under the source <c>eval:file</c>.</summary>
@@ -108,6 +107,9 @@ public sealed class Evaluator(Ingestor ingestor, Searcher searcher)
     }
 
     public static Query Ask(string collection, QueryPart part, Modality? modality) => new() { Collection = collection, Parts = [part], Modality = modality };
+
+    private static string[] Paragraphs(string text) =>
+        text.ReplaceLineEndings("\n").Split("\n\n", StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
 
     private async Task IngestAsync(string collection, IEnumerable<IngestSource> sources, CancellationToken cancellation)
     {

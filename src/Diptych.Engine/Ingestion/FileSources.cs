@@ -1,4 +1,5 @@
 using Diptych.Core;
+using Diptych.Reading;
 using MAB.DotIgnore;
 using Microsoft.Extensions.FileSystemGlobbing;
 using Matcher = Microsoft.Extensions.FileSystemGlobbing.Matcher;

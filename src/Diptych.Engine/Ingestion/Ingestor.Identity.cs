@@ -1,5 +1,6 @@
 using Diptych.Core;
 using Diptych.Index;
+using Diptych.Reading;
 
 namespace Diptych.Engine.Ingestion;
 

@@ -4,6 +4,7 @@ using Diptych.Core;
 using Diptych.Index;
 using Diptych.Index.Jobs;
 using Diptych.Inference;
+using Diptych.Reading;
 using Channel = System.Threading.Channels.Channel;
 
 namespace Diptych.Engine.Ingestion;

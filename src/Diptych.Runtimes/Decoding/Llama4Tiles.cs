@@ -1,5 +1,4 @@
-using Diptych.Inference;
-using Diptych.Runtimes.Images;
+using Diptych.Core;
 
 namespace Diptych.Runtimes.Decoding;
 

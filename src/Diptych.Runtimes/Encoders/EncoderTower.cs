@@ -1,7 +1,7 @@
 using System.Numerics.Tensors;
 using System.Text.Json;
+using Diptych.Core;
 using Diptych.Runtimes.Decoding;
-using Diptych.Runtimes.Images;
 
 namespace Diptych.Runtimes.Encoders;
 

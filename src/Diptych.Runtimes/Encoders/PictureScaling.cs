@@ -1,6 +1,5 @@
 using System.Text.Json;
-using Diptych.Inference;
-using Diptych.Runtimes.Images;
+using Diptych.Core;
 
 namespace Diptych.Runtimes.Encoders;
 

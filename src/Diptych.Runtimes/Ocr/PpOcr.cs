@@ -1,4 +1,5 @@
 using System.Text;
+using Diptych.Core;
 using Diptych.Inference;
 using Microsoft.ML.OnnxRuntime;
 

@@ -1,5 +1,5 @@
 using System.Numerics;
-using Diptych.Inference;
+using Diptych.Core;
 
 namespace Diptych.Runtimes.Ocr;
 

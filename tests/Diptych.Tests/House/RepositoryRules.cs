@@ -13,8 +13,9 @@ public sealed partial class RepositoryRules
         ["Diptych.Core"] = [],
         ["Diptych.Inference"] = ["Diptych.Core"],
         ["Diptych.Index"] = ["Diptych.Core"],
+        ["Diptych.Reading"] = ["Diptych.Core"],
         ["Diptych.Runtimes"] = ["Diptych.Inference"],
-        ["Diptych.Engine"] = ["Diptych.Index", "Diptych.Inference"],
+        ["Diptych.Engine"] = ["Diptych.Index", "Diptych.Inference", "Diptych.Reading"],
         ["Diptych.App"] = ["Diptych.Engine", "Diptych.Runtimes"],
     };
 
@@ -61,7 +62,7 @@ public sealed partial class RepositoryRules
     [Fact]
     public void Every_public_type_is_documented()
     {
-        foreach (Assembly assembly in new[] { typeof(Core.Document), typeof(Diptych.Inference.Lane), typeof(Diptych.Index.Collection), typeof(Diptych.Runtimes.StarterModel), typeof(Diptych.Engine.Search.Searcher), typeof(App.Product) }.Select(t => t.Assembly))
+        foreach (Assembly assembly in new[] { typeof(Core.Document), typeof(Diptych.Inference.Lane), typeof(Diptych.Index.Collection), typeof(Diptych.Reading.MediaTypes), typeof(Diptych.Runtimes.StarterModel), typeof(Diptych.Engine.Search.Searcher), typeof(App.Product) }.Select(t => t.Assembly))
         {
             var documented = XDocument.Load(Path.ChangeExtension(assembly.Location, ".xml")).Descendants("member").Select(m => m.Attribute("name")!.Value).ToHashSet();
             Assert.All(

@@ -1,6 +1,6 @@
 using System.Text.Json;
 using Diptych.Inference;
-using Diptych.Runtimes;
+using Diptych.Reading.Images;
 using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Microsoft.Extensions.AI;
@@ -20,7 +20,7 @@ public sealed class CaptionTests
     {
         await using var inference = Service();
         using var preparation = new PreparationPool();
-        var reading = new PictureReading(inference, StarterModel.ImageDecoder(), preparation, Shared.Starter);
+        var reading = new PictureReading(inference, new SkiaImageDecoder(), preparation, Shared.Starter);
         Assert.True(reading.Add("captions", Folder));
         using Decoder decoder = Decoder.Open(Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), WeightFormat.F32);
         using LoraAdapter adapter = LoraAdapter.Load(Folder, decoder.Config);
@@ -61,7 +61,7 @@ public sealed class CaptionTests
     {
         await using var inference = Service();
         using var preparation = new PreparationPool();
-        var reading = new PictureReading(inference, StarterModel.ImageDecoder(), preparation, Shared.Starter);
+        var reading = new PictureReading(inference, new SkiaImageDecoder(), preparation, Shared.Starter);
         using LocalModel model = LocalModel.Open(
             "smollm2", Shared.Require("models", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), 64 << 20, TimeProvider.System, new Dictionary<string, string>(StringComparer.Ordinal) { ["captions"] = Folder }, reading);
         string first = await CaptionAsync(model, "coffee.png"), other = await CaptionAsync(model, "chelsea.png");

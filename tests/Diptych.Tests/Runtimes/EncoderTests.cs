@@ -2,11 +2,11 @@ using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Diptych.Core;
 using Diptych.Inference;
-using Diptych.Runtimes;
+using Diptych.Reading.Images;
 using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Encoders;
-using Diptych.Runtimes.Images;
 using Xunit;
 
 namespace Diptych.Tests.Runtimes;
@@ -57,7 +57,7 @@ public sealed class EncoderTests
 
         await using var service = new InferenceService([], TimeProvider.System);
         using var preparation = new PreparationPool();
-        var encoder = DualEncoder.Open("tiny", folder, service, StarterModel.ImageDecoder(), preparation);
+        var encoder = DualEncoder.Open("tiny", folder, service, new SkiaImageDecoder(), preparation);
         float[] wide = await encoder.EmbedImageAsync(await File.ReadAllBytesAsync(Shared.Require("samples", "rocket.jpg"), TestContext.Current.CancellationToken), Lane.Interactive, TestContext.Current.CancellationToken);
         Assert.Equal(1, wide.Sum(x => x * x), 1e-4);
         Directory.Delete(folder, recursive: true);
@@ -77,7 +77,7 @@ public sealed class EncoderTests
     public void Pictures_become_the_references_pixels(string sample)
     {
         var golden = new SafeTensors(Shared.Require("golden", "images", "pixels.safetensors"));
-        RgbImage picture = StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("samples", sample)), thumbnail: false, fullSide: 4096).Full!;
+        RgbImage picture = new SkiaImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("samples", sample)), thumbnail: false, fullSide: 4096).Full!;
         foreach (string kind in new[] { "clip", "siglip" })
         {
             PictureScaling scaling = PictureScaling.Read(Path.GetTempPath(), 224, kind == "siglip" ? PairKind.Siglip : PairKind.Clip);
@@ -96,7 +96,7 @@ public sealed class EncoderTests
         using var json = JsonDocument.Parse(File.ReadAllBytes(Shared.Require("golden", "images", "llama4.json")));
         foreach (JsonProperty one in json.RootElement.EnumerateObject())
         {
-            RgbImage picture = StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("golden", "images", $"llama4-{one.Name}.png")), thumbnail: false, fullSide: 4096).Full!;
+            RgbImage picture = new SkiaImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("golden", "images", $"llama4-{one.Name}.png")), thumbnail: false, fullSide: 4096).Full!;
             Llama4Tiles tiles = Llama4Tiles.Cut(picture, 56, 16);
             Assert.Equal(one.Value.GetProperty("tiles")[0].GetInt32(), tiles.Count);
             JsonElement ratio = one.Value.GetProperty("aspect_ratios")[0];
@@ -117,7 +117,7 @@ public sealed class EncoderTests
         await using var service = new InferenceService([], TimeProvider.System);
         using var preparation = new PreparationPool();
         string folder = Path.GetDirectoryName(Shared.Require("golden", "tiny", "clip", "config.json"))!;
-        var encoder = DualEncoder.Open("tiny", folder, service, StarterModel.ImageDecoder(), preparation);
+        var encoder = DualEncoder.Open("tiny", folder, service, new SkiaImageDecoder(), preparation);
         byte[] cat = await File.ReadAllBytesAsync(Shared.Require("samples", "chelsea.png"), TestContext.Current.CancellationToken);
         float[] first = await encoder.EmbedImageAsync(cat, Lane.Interactive, TestContext.Current.CancellationToken);
         Assert.Equal((24, 24), (encoder.Dimensions, first.Length));

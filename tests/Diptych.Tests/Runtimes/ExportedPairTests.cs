@@ -2,7 +2,7 @@ using System.Numerics.Tensors;
 using System.Text.Json;
 using Diptych.Core;
 using Diptych.Inference;
-using Diptych.Runtimes;
+using Diptych.Reading.Images;
 using Diptych.Runtimes.Encoders;
 using Diptych.Runtimes.Onnx;
 using Diptych.Runtimes.Store;
@@ -35,7 +35,7 @@ public sealed class ExportedPairTests : IDisposable
 
         await using var inference = new InferenceService([], TimeProvider.System);
         using var preparation = new PreparationPool();
-        DualEncoder encoder = DualEncoder.Open("pair", Path.Combine(_folder, "models", "pair"), inference, StarterModel.ImageDecoder(), preparation);
+        DualEncoder encoder = DualEncoder.Open("pair", Path.Combine(_folder, "models", "pair"), inference, new SkiaImageDecoder(), preparation);
         Assert.Equal((3, true), (encoder.Dimensions, encoder.Sees));
 
         // The text's tokens are summed; SigLIP's is filled up to 64 first.
@@ -69,7 +69,7 @@ public sealed class ExportedPairTests : IDisposable
         new ModelFolder(Path.Combine(_folder, "models")).Add(source, "pair", Stop);
         await using var inference = new InferenceService([], TimeProvider.System);
         using var preparation = new PreparationPool();
-        DualEncoder encoder = DualEncoder.Open("pair", Path.Combine(_folder, "models", "pair"), inference, StarterModel.ImageDecoder(), preparation);
+        DualEncoder encoder = DualEncoder.Open("pair", Path.Combine(_folder, "models", "pair"), inference, new SkiaImageDecoder(), preparation);
 
         // Twenty by ten pixels fill three rows of five patches.
         float[] colour = [.. new[] { 200, 100, 50 }.Select(v => 15 * ((v / 255f) - 0.5f) / 0.5f)];

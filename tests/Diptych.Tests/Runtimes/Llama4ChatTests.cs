@@ -1,6 +1,6 @@
 using System.Text.Json;
 using Diptych.Inference;
-using Diptych.Runtimes;
+using Diptych.Reading.Images;
 using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;
 using Microsoft.Extensions.AI;
@@ -41,7 +41,7 @@ public sealed class Llama4ChatTests : IDisposable
         // Each tile is what the eye makes of it alone.
         using Llama4Vision vision = Llama4Vision.Open(_folder)!;
         using var team = new CoreTeam(2);
-        Llama4Tiles cut = Llama4Tiles.Cut(StarterModel.ImageDecoder().Prepare(square, thumbnail: false, fullSide: 4096).Full!, 56, 16);
+        Llama4Tiles cut = Llama4Tiles.Cut(new SkiaImageDecoder().Prepare(square, thumbnail: false, fullSide: 4096).Full!, 56, 16);
         float[] pixels = new float[3 * 56 * 56];
         Llama4Tiles.Scale(cut.Pixels.AsSpan(pixels.Length * 2, pixels.Length), pixels);
         Assert.All(vision.Encode(pixels, team).Tokens.Zip(prompt.Pictures[(2 * 4 * 64)..(3 * 4 * 64)]), p => Assert.Equal(p.First, p.Second, 1e-5));
@@ -66,7 +66,7 @@ public sealed class Llama4ChatTests : IDisposable
     private LocalModel Open(InferenceService inference, PreparationPool preparation)
     {
         Write(_folder);
-        return LocalModel.Open("tiny", _folder, 16 << 20, TimeProvider.System, reading: new PictureReading(inference, StarterModel.ImageDecoder(), preparation, Shared.Starter));
+        return LocalModel.Open("tiny", _folder, 16 << 20, TimeProvider.System, reading: new PictureReading(inference, new SkiaImageDecoder(), preparation, Shared.Starter));
     }
 
     /// <summary>The tiny checkpoint, and a tokenizer for it.</summary>

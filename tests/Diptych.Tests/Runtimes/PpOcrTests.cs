@@ -1,6 +1,7 @@
 using System.Text.Json;
+using Diptych.Core;
 using Diptych.Inference;
-using Diptych.Runtimes;
+using Diptych.Reading.Images;
 using Diptych.Runtimes.Ocr;
 using Xunit;
 
@@ -21,7 +22,7 @@ public sealed class PpOcrTests
         int ours = 0, theirs = 0, characters = 0;
         foreach (JsonProperty image in golden.RootElement.GetProperty("images").EnumerateObject())
         {
-            RgbImage picture = StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("golden", "ocr", image.Name)), thumbnail: false, fullSide: reader.MaxSide).Full!;
+            RgbImage picture = new SkiaImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("golden", "ocr", image.Name)), thumbnail: false, fullSide: reader.MaxSide).Full!;
             IReadOnlyList<TextLine> lines = await reader.ReadAsync(picture, Lane.Bulk, TestContext.Current.CancellationToken);
             JsonElement[] expected = [.. image.Value.GetProperty("lines").EnumerateArray()];
             foreach (JsonElement line in expected)
@@ -50,7 +51,7 @@ public sealed class PpOcrTests
         var reader = PpOcr.Open(Path.GetDirectoryName(Shared.Require("models", "ppocr", "ppocr_keys_v1.txt"))!, service);
         var blank = new RgbImage([.. Enumerable.Repeat((byte)200, 300 * 200 * 3)], 300, 200);
         Assert.Empty(await reader.ReadAsync(blank, Lane.Bulk, TestContext.Current.CancellationToken));
-        RgbImage page = StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("golden", "ocr", "small.png")), thumbnail: false, fullSide: 2000).Full!;
+        RgbImage page = new SkiaImageDecoder().Prepare(File.ReadAllBytes(Shared.Require("golden", "ocr", "small.png")), thumbnail: false, fullSide: 2000).Full!;
         var strip = new RgbImage(page.Pixels[(22 * 3 * page.Width)..(50 * 3 * page.Width)], page.Width, 28);
         Assert.Contains("brown", Assert.Single(await reader.ReadAsync(strip, Lane.Bulk, TestContext.Current.CancellationToken)).Text, StringComparison.Ordinal);
     }

@@ -1,6 +1,8 @@
 using System.Numerics.Tensors;
 using System.Text.Json;
+using Diptych.Core;
 using Diptych.Inference;
+using Diptych.Reading.Images;
 using Diptych.Runtimes;
 using Diptych.Runtimes.Onnx;
 using Diptych.Runtimes.Text;
@@ -33,7 +35,7 @@ public sealed class StarterModelTests
     public void Pixels_match_the_reference(string photo)
     {
         float[] expected = new SafeTensors(Shared.Require("golden", "images", "pixels.safetensors"))[$"{photo}.starter"];
-        PreparedImage image = StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Path.Combine(Shared.Samples, "photos", photo)));
+        PreparedImage image = new SkiaImageDecoder().Prepare(File.ReadAllBytes(Path.Combine(Shared.Samples, "photos", photo)));
         float[] actual = new float[expected.Length];
         PixelScaling.Starter.ToChannelsFirst(image.Pixels, actual);
         double meanError = actual.Zip(expected, (a, b) => Math.Abs(a - b) * 128.0).Average();
@@ -72,7 +74,7 @@ public sealed class StarterModelTests
         string[] photos = Inputs("images");
         var (_, backend, _) = StarterModel.Open(Shared.Starter, int8);
         ILoadedModel loaded = await backend.LoadAsync(Device.Cpu, None);
-        byte[][] pixels = [.. photos.Select(p => StarterModel.ImageDecoder().Prepare(File.ReadAllBytes(Path.Combine(Shared.Samples, "photos", Path.GetFileName(p)))).Pixels)];
+        byte[][] pixels = [.. photos.Select(p => new SkiaImageDecoder().Prepare(File.ReadAllBytes(Path.Combine(Shared.Samples, "photos", Path.GetFileName(p)))).Pixels)];
         float[][] together = (await loaded.ExecuteAsync(PixelBatch(pixels), None)).Rows["embedding"];
         for (int i = 0; i < photos.Length; i++)
         {

@@ -1,5 +1,6 @@
 using Diptych.Core;
 using Diptych.Inference;
+using Diptych.Reading.Images;
 using Diptych.Runtimes;
 using Diptych.Runtimes.Encoders;
 using Diptych.Runtimes.Store;
@@ -38,7 +39,7 @@ public sealed class TextEncoderTests : IDisposable
         var (text, image, tokenizer) = StarterModel.Open(Shared.Starter);
         await using var service = new InferenceService([text, image], TimeProvider.System);
         using var preparation = new PreparationPool();
-        var own = new Embedder(service, tokenizer, StarterModel.ImageDecoder(), preparation, StarterModel.TextName, StarterModel.ImageName);
+        var own = new Embedder(service, tokenizer, new SkiaImageDecoder(), preparation, StarterModel.TextName, StarterModel.ImageName);
         IEncoder encoder = TextEncoder.Open("minilm", models.PathOf(added), service);
         float[][] vectors = await Task.WhenAll(new[] { "a cat on a mat", "the boundary layer of a swept wing at high speed", "x" }.Select(t => encoder.EmbedTextAsync(t, Lane.Bulk, Stop)));
         Assert.All(vectors, v => Assert.Equal(1, v.Sum(x => x * x), 1e-4));

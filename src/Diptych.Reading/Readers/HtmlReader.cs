@@ -4,10 +4,10 @@ using AngleSharp.Html.Parser;
 using Diptych.Core;
 using Markdig;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>HTML by its structure, without what surrounds the content (navigation, scripts, footers).</summary>
-internal sealed class HtmlReader : IDocumentReader
+internal sealed class HtmlReader : IFormatReader
 {
     private static readonly HashSet<string> Skipped = new(
         ["SCRIPT", "STYLE", "NOSCRIPT", "TEMPLATE", "NAV", "FOOTER", "ASIDE", "FORM", "IFRAME", "SVG", "HEAD", "BUTTON", "SELECT"], StringComparer.Ordinal);
@@ -160,7 +160,7 @@ internal sealed class HtmlReader : IDocumentReader
 }
 
 /// <summary>Markdown, through HTML: CommonMark with tables, and front matter as metadata.</summary>
-internal sealed class MarkdownReader : IDocumentReader
+internal sealed class MarkdownReader : IFormatReader
 {
     private static readonly MarkdownPipeline Pipeline = new MarkdownPipelineBuilder()
         .UsePipeTables().UseGridTables().UseAutoLinks().UseFootnotes().UseDefinitionLists().UseEmphasisExtras().UseTaskLists().UseFigures().UseYamlFrontMatter().Build();

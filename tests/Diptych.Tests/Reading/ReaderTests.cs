@@ -1,11 +1,12 @@
 using System.IO.Compression;
 using System.Text;
 using Diptych.Core;
-using Diptych.Engine.Ingestion;
+using Diptych.Reading;
+using Diptych.Reading.Images;
 using SkiaSharp;
 using Xunit;
 
-namespace Diptych.Tests.Engine;
+namespace Diptych.Tests.Reading;
 
 public sealed class ReaderTests
 {
@@ -247,5 +248,5 @@ public sealed class ReaderTests
 
 internal static class Runtimes
 {
-    public static Diptych.Inference.IImageDecoder SkiaDecoder { get; } = Diptych.Runtimes.StarterModel.ImageDecoder();
+    public static IImageDecoder SkiaDecoder { get; } = new SkiaImageDecoder();
 }

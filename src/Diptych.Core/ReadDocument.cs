@@ -1,6 +1,4 @@
-using Diptych.Core;
-
-namespace Diptych.Engine.Ingestion;
+namespace Diptych.Core;
 
 /// <summary>What kind of thing a block is; the chunker keeps some whole and joins others.</summary>
 public enum BlockKind
@@ -31,10 +29,3 @@ public sealed record ReadDocument(string? Title, Metadata Metadata, IReadOnlyLis
 /// <param name="Directory">Where relative references are looked up; null when the bytes came without a folder.</param>
 /// <param name="Root">The folder that such references may not leave; by default <paramref name="Directory"/>.</param>
 public sealed record SourceFile(string Name, byte[] Bytes, string? Directory = null, string? Root = null);
-
-/// <summary>Understands one family of formats.</summary>
-public interface IDocumentReader
-{
-    /// <exception cref="UnreadableException">The file is damaged, encrypted or too large; the message says which.</exception>
-    ReadDocument Read(SourceFile file, CancellationToken cancellation);
-}

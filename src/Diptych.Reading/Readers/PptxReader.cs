@@ -4,10 +4,10 @@ using DocumentFormat.OpenXml.Packaging;
 using DocumentFormat.OpenXml.Presentation;
 using A = DocumentFormat.OpenXml.Drawing;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>PowerPoint: each slide a page, its shapes with their boxes, its notes, its pictures.</summary>
-internal sealed class PptxReader : IDocumentReader
+internal sealed class PptxReader : IFormatReader
 {
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {

@@ -1,12 +1,12 @@
 using Diptych.Core;
-using Diptych.Engine.Ingestion.Readers;
+using Diptych.Reading.Readers;
 
-namespace Diptych.Engine.Ingestion;
+namespace Diptych.Reading;
 
 /// <summary>All readers, by media type.</summary>
 public static class DocumentReaders
 {
-    private static readonly Dictionary<string, IDocumentReader> ByMediaType = new(StringComparer.Ordinal)
+    private static readonly Dictionary<string, IFormatReader> ByMediaType = new(StringComparer.Ordinal)
     {
         [MediaTypes.Plain] = new PlainTextReader(),
         [MediaTypes.Markdown] = new MarkdownReader(),
@@ -24,7 +24,7 @@ public static class DocumentReaders
 
     private static readonly ImageReader Images = new();
 
-    public static IDocumentReader? For(string mediaType) => MediaTypes.IsImage(mediaType) ? Images : ByMediaType.GetValueOrDefault(mediaType);
+    internal static IFormatReader? For(string mediaType) => MediaTypes.IsImage(mediaType) ? Images : ByMediaType.GetValueOrDefault(mediaType);
 
     /// <summary>Reads a file of a type that <see cref="MediaTypes.Detect"/> gave.</summary>
     /// <exception cref="UnreadableException">The file cannot be read; the message says why.</exception>

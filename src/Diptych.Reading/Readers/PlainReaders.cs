@@ -4,10 +4,10 @@ using System.Text.Json;
 using Diptych.Core;
 using Sylvan.Data.Csv;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>Plain text: paragraphs stand between blank lines.</summary>
-internal sealed class PlainTextReader : IDocumentReader
+internal sealed class PlainTextReader : IFormatReader
 {
     public ReadDocument Read(SourceFile file, CancellationToken cancellation) =>
         new(null, Metadata.Empty, [.. Paragraphs(TextEncoding.Decode(file.Bytes)).Select(p => new Block(BlockKind.Paragraph, p))]);
@@ -17,7 +17,7 @@ internal sealed class PlainTextReader : IDocumentReader
 }
 
 /// <summary>CSV and TSV: each row reads "column: value; …", so that a row found alone still says what its values are.</summary>
-internal sealed class CsvReader : IDocumentReader
+internal sealed class CsvReader : IFormatReader
 {
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {
@@ -77,7 +77,7 @@ internal static class Table
 }
 
 /// <summary>JSON: each value under its path; the items of a top-level array, and the lines of JSONL, are items of their own.</summary>
-internal sealed class JsonReader(bool lines) : IDocumentReader
+internal sealed class JsonReader(bool lines) : IFormatReader
 {
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {

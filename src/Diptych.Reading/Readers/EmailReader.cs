@@ -2,10 +2,10 @@ using System.Globalization;
 using Diptych.Core;
 using MimeKit;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>An e-mail message: headers as metadata, the body, and attachments by their own readers.</summary>
-internal sealed class EmailReader(Func<string, IDocumentReader?> readerFor) : IDocumentReader
+internal sealed class EmailReader(Func<string, IFormatReader?> readerFor) : IFormatReader
 {
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {

@@ -3,7 +3,7 @@ using System.IO.Compression;
 using Diptych.Core;
 using DocumentFormat.OpenXml.Packaging;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>What the Office formats share: the package, its limits and its properties.</summary>
 internal static class OfficePackage

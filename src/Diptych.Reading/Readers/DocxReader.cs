@@ -5,10 +5,10 @@ using DocumentFormat.OpenXml.Packaging;
 using DocumentFormat.OpenXml.Wordprocessing;
 using A = DocumentFormat.OpenXml.Drawing;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>Word: headings by style, paragraphs, list items, tables, pictures with their alternative text.</summary>
-internal sealed class DocxReader : IDocumentReader
+internal sealed class DocxReader : IFormatReader
 {
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {

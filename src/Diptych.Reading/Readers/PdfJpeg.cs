@@ -2,7 +2,7 @@ using System.IO.Compression;
 using UglyToad.PdfPig.Content;
 using UglyToad.PdfPig.Tokens;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>
 /// Takes the JPEG file out of a PDF image as it is. The library gives it when nothing is wrapped around it; here the

@@ -9,10 +9,10 @@ using UglyToad.PdfPig.DocumentLayoutAnalysis.ReadingOrderDetector;
 using UglyToad.PdfPig.DocumentLayoutAnalysis.WordExtractor;
 using UglyToad.PdfPig.Exceptions;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>PDF: blocks of text in reading order and embedded images, each with its page and box.</summary>
-internal sealed class PdfReader : IDocumentReader
+internal sealed class PdfReader : IFormatReader
 {
     /// <summary>Smaller pictures are rules, bullets and icons.</summary>
     private const int MinPictureSide = 32;

@@ -5,10 +5,10 @@ using MetadataExtractor.Formats.Exif;
 using MetadataExtractor.Formats.Iptc;
 using MetadataExtractor.Formats.Xmp;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>An image file: itself, and what its EXIF, IPTC and XMP say of title, caption, keywords, date and place.</summary>
-internal sealed class ImageReader : IDocumentReader
+internal sealed class ImageReader : IFormatReader
 {
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {

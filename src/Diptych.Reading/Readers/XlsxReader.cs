@@ -3,10 +3,10 @@ using Diptych.Core;
 using DocumentFormat.OpenXml.Packaging;
 using DocumentFormat.OpenXml.Spreadsheet;
 
-namespace Diptych.Engine.Ingestion.Readers;
+namespace Diptych.Reading.Readers;
 
 /// <summary>Excel: each sheet a page and a table whose first row names the columns.</summary>
-internal sealed class XlsxReader : IDocumentReader
+internal sealed class XlsxReader : IFormatReader
 {
     private const int MaxRows = 200_000;
 

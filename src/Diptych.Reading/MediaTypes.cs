@@ -1,7 +1,7 @@
 using System.Text;
 using Diptych.Core;
 
-namespace Diptych.Engine.Ingestion;
+namespace Diptych.Reading;
 
 /// <summary>Tells what a file is: by its first bytes where they are telling, else by its name.</summary>
 public static class MediaTypes

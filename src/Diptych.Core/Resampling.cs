@@ -1,49 +1,46 @@
-using System.Numerics.Tensors;
+using System.Numerics;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
-using SkiaSharp;
 
-namespace Diptych.Runtimes.Images;
+namespace Diptych.Core;
 
 /// <summary>
 /// Resizes, bicubic (a = -0.5) or bilinear, with a support that grows with the reduction: separable, horizontal first, rounded to bytes
 /// between the passes. In Pillow's own fixed point (22 bits of weight), because an int8 tower turns one pixel step into a cosine of 0.999.
 /// </summary>
-internal static class Resampling
+public static class Resampling
 {
     private const int WeightBits = 22;
     private const int Half = 1 << (WeightBits - 1);
 
     /// <returns>RGB bytes [height, width, 3].</returns>
-    public static byte[] Resize(Inference.RgbImage source, int width, int height, bool bilinear = false)
+    public static byte[] Resize(RgbImage source, int width, int height, bool bilinear = false)
     {
         if (source.Width == width && source.Height == height)
         {
             return source.Pixels;
         }
-        using var bitmap = new SKBitmap(new SKImageInfo(source.Width, source.Height, SKColorType.Rgba8888, SKAlphaType.Opaque));
-        Span<byte> rgba = bitmap.GetPixelSpan();
-        for (int i = 0; i < source.Width * source.Height; i++)
+        byte[] rgba = new byte[4 * source.Width * source.Height];
+        for (int from = 0, to = 0; to < rgba.Length; from += 3, to += 4)
         {
-            source.Pixels.AsSpan(3 * i, 3).CopyTo(rgba[(4 * i)..]);
-            rgba[(4 * i) + 3] = 255;
+            (rgba[to], rgba[to + 1], rgba[to + 2], rgba[to + 3]) = (source.Pixels[from], source.Pixels[from + 1], source.Pixels[from + 2], 255);
         }
-        return Resize(bitmap, width, height, bilinear);
+        return Resize(rgba, 4 * source.Width, source.Width, source.Height, width, height, bilinear);
     }
 
+    /// <param name="rgba">Rows of pixels of four bytes, of which the fourth is left out.</param>
+    /// <param name="stride">Bytes from one row to the next.</param>
     /// <returns>RGB bytes [height, width, 3].</returns>
-    public static byte[] Resize(SKBitmap source, int width, int height, bool bilinear = false)
+    public static byte[] Resize(ReadOnlySpan<byte> rgba, int stride, int sourceWidth, int sourceHeight, int width, int height, bool bilinear = false)
     {
-        ReadOnlySpan<byte> rgba = source.GetPixelSpan();
-        int stride = source.RowBytes, sourceHeight = source.Height;
-        Taps columns = Taps.For(source.Width, width, bilinear), rows = Taps.For(sourceHeight, height, bilinear);
+        Taps columns = Taps.For(sourceWidth, width, bilinear), rows = Taps.For(sourceHeight, height, bilinear);
 
         // [sourceHeight, width, 3], as integers that hold bytes: the vertical pass then is a weighted sum of whole rows.
         int rowLength = width * 3;
         int[] narrow = new int[sourceHeight * rowLength];
         for (int y = 0; y < sourceHeight; y++)
         {
-            ReadOnlySpan<byte> line = rgba.Slice(y * stride, source.Width * 4);
+            ReadOnlySpan<byte> line = rgba.Slice(y * stride, sourceWidth * 4);
             Span<int> target = narrow.AsSpan(y * rowLength, rowLength);
             for (int x = 0; x < width; x++)
             {
@@ -70,7 +67,7 @@ internal static class Resampling
             ReadOnlySpan<int> weights = rows.Weights(y);
             for (int i = 0; i < weights.Length; i++)
             {
-                TensorPrimitives.MultiplyAdd(narrow.AsSpan((rows.Start[y] + i) * rowLength, rowLength), weights[i], total, total);
+                AddWeighted(narrow.AsSpan((rows.Start[y] + i) * rowLength, rowLength), weights[i], total);
             }
             Span<byte> target = result.AsSpan(y * rowLength, rowLength);
             for (int i = 0; i < rowLength; i++)
@@ -96,7 +93,7 @@ internal static class Resampling
                 Span<float> sum = narrow.AsSpan(((y * toWidth) + x) * numbers, numbers);
                 for (int i = 0; i < weights.Length; i++)
                 {
-                    TensorPrimitives.MultiplyAdd(grid.AsSpan(((y * width) + from + i) * numbers, numbers), (float)weights[i], sum, sum);
+                    AddWeighted(grid.AsSpan(((y * width) + from + i) * numbers, numbers), (float)weights[i], sum);
                 }
             }
         }
@@ -107,10 +104,24 @@ internal static class Resampling
             Span<float> sum = result.AsSpan(y * row, row);
             for (int i = 0; i < weights.Length; i++)
             {
-                TensorPrimitives.MultiplyAdd(narrow.AsSpan((from + i) * row, row), (float)weights[i], sum, sum);
+                AddWeighted(narrow.AsSpan((from + i) * row, row), (float)weights[i], sum);
             }
         }
         return result;
+    }
+
+    private static void AddWeighted<T>(ReadOnlySpan<T> values, T weight, Span<T> sum)
+        where T : struct, INumber<T>
+    {
+        int i = 0;
+        for (; i <= sum.Length - Vector<T>.Count; i += Vector<T>.Count)
+        {
+            ((new Vector<T>(values[i..]) * weight) + new Vector<T>(sum[i..])).CopyTo(sum[i..]);
+        }
+        for (; i < sum.Length; i++)
+        {
+            sum[i] += values[i] * weight;
+        }
     }
 
     private static byte ToByte(int value) => (byte)Math.Clamp(value >> WeightBits, 0, 255);

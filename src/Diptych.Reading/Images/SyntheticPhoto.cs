@@ -1,6 +1,6 @@
 using SkiaSharp;
 
-namespace Diptych.Runtimes.Images;
+namespace Diptych.Reading.Images;
 
 /// <summary>JPEGs with the decoding cost of photos, for load tests: soft shapes under noise.</summary>
 public static class SyntheticPhoto

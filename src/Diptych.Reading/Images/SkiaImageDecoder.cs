@@ -1,9 +1,9 @@
 using System.Runtime.InteropServices;
 using BitMiracle.LibTiff.Classic;
-using Diptych.Inference;
+using Diptych.Core;
 using SkiaSharp;
 
-namespace Diptych.Runtimes.Images;
+namespace Diptych.Reading.Images;
 
 /// <summary>
 /// Decodes JPEG, PNG, WebP, GIF, BMP (Skia) and TIFF (LibTiff) once, and derives from that decode the model's pixels and the
@@ -29,7 +29,7 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
     public PreparedImage Prepare(ReadOnlyMemory<byte> file, bool thumbnail = true, int fullSide = 0)
     {
         using Decoded image = IsTiff(file.Span) ? DecodeTiff(file) : DecodeSkia(file, fullSide);
-        byte[] pixels = Resampling.Resize(image.Bitmap, ModelSide, ModelSide);
+        byte[] pixels = Resize(image.Bitmap, ModelSide, ModelSide);
         // A file that is small already is its own thumbnail: encoding it anew would cost more than a tenth of its ingestion.
         bool small = file.Length <= SmallFileBytes && file.Span.StartsWith(JpegStart);
         byte[] shown = !thumbnail ? [] : small ? file.ToArray() : Thumbnail(image.Bitmap);
@@ -176,7 +176,7 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
         int width = Math.Max(1, (int)(bitmap.Width * scale)), height = Math.Max(1, (int)(bitmap.Height * scale));
         if (scale < 1)
         {
-            return new RgbImage(Resampling.Resize(bitmap, width, height), width, height);
+            return new RgbImage(Resize(bitmap, width, height), width, height);
         }
         byte[] rgb = new byte[width * height * 3];
         ReadOnlySpan<byte> rgba = bitmap.GetPixelSpan();
@@ -190,6 +190,9 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
         }
         return new RgbImage(rgb, width, height);
     }
+
+    private static byte[] Resize(SKBitmap bitmap, int width, int height) =>
+        Resampling.Resize(bitmap.GetPixelSpan(), bitmap.RowBytes, bitmap.Width, bitmap.Height, width, height);
 
     private static byte[] Thumbnail(SKBitmap bitmap)
     {
