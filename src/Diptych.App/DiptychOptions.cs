@@ -1,3 +1,4 @@
+using Diptych.App.Jobs;
 using Diptych.Core;
 using Diptych.Inference;
 using Diptych.Inference.Scheduling;
@@ -35,6 +36,21 @@ public sealed class DiptychOptions
     /// <summary>The only hosts that documents and pictures are fetched from, wherever they are; none allows all that are publicly routable. Behind a proxy it must be set.</summary>
     public IList<string> UrlHosts { get; set; } = [];
 
+    /// <summary>Longest time to fetch a document by URL, in seconds.</summary>
+    public int FetchSeconds { get; set; } = 300;
+
+    /// <summary>Most bytes of uploaded and fetched files that wait to be ingested, in megabytes.</summary>
+    public int SpoolMb { get; set; } = 8192;
+
+    /// <summary>Most files that wait to be ingested.</summary>
+    public int QueueItems { get; set; } = 1_000_000;
+
+    /// <summary>File bytes that a job has in memory at a time, in megabytes; a larger file passes alone.</summary>
+    public int JobMemoryMb { get; set; } = 64;
+
+    /// <summary>How long jobs are kept after they ended.</summary>
+    public int JobRetentionDays { get; set; } = 30;
+
     public LlmOptions Llm { get; set; } = new();
 
     /// <summary>By the name under which they are served: models behind OpenAI-compatible servers, which embed texts.</summary>
@@ -55,6 +71,11 @@ public sealed class DiptychOptions
     /// <summary>How batches are formed: deadline; or, to compare with, arrival, unbatched or priority (arrival:8 names the largest batch).</summary>
     public string Scheduling { get; set; } = "deadline";
 
+    internal long MaxUploadBytes => (long)MaxUploadMb << 20;
+
+    /// <summary>What fetches documents and pictures by URL.</summary>
+    internal UrlSource Urls() => new(AllowPrivateUrls, UrlHosts, MaxUploadBytes, TimeSpan.FromSeconds(FetchSeconds));
+
     /// <summary>The models that were added, under <see cref="Data"/>.</summary>
     internal ModelFolder Models() => new(Path.Combine(Data, "models"));
 
@@ -68,6 +89,11 @@ public sealed class DiptychOptions
         Require(Uri.TryCreate(Url.Replace("*", "localhost", StringComparison.Ordinal), UriKind.Absolute, out Uri? url) && url.Scheme is "http" or "https", "Url", "an http:// address such as http://127.0.0.1:7820");
         Require(Uri.TryCreate(Hub, UriKind.Absolute, out Uri? hub) && hub.Scheme is "http" or "https", "Hub", "an address such as https://huggingface.co");
         Require(MaxUploadMb is > 0 and <= 2047, "MaxUploadMb", "between 1 and 2047");
+        Require(FetchSeconds is > 0 and <= 86400, "FetchSeconds", "between 1 and 86400");
+        Require(SpoolMb > 0, "SpoolMb", "above 0");
+        Require(QueueItems > 0, "QueueItems", "above 0");
+        Require(JobMemoryMb > 0, "JobMemoryMb", "above 0");
+        Require(JobRetentionDays is > 0 and <= 36500, "JobRetentionDays", "between 1 and 36500");
         Require(Llm.Endpoint is null || (Uri.TryCreate(Llm.Endpoint, UriKind.Absolute, out Uri? llm) && llm.Scheme is "http" or "https"), "Llm:Endpoint", "an address such as http://127.0.0.1:8080/v1");
         Require(Llm.Weights is "stored" or "int8" or "int4", "Llm:Weights", "stored, int8 or int4; diptych models verify NAME says what each costs");
         Require(Llm.CacheMb > 0, "Llm:CacheMb", "above 0");

@@ -5,6 +5,7 @@ using Diptych.Engine.Ingestion;
 using Diptych.Engine.Search;
 using Diptych.Engine.Tuning;
 using Diptych.Index;
+using Diptych.Index.Jobs;
 using Diptych.Index.Postgres;
 using Diptych.Index.Sqlite;
 using Diptych.Inference;
@@ -57,6 +58,12 @@ public sealed class Product : IAsyncDisposable
     public InferenceSnapshot Snapshot() => _inference.Snapshot() with { Remotes = [.. Remotes().Select(r => r.Snapshot())] };
 
     public IDocumentStore Store { get; }
+
+    /// <summary>Jobs, kept where the documents are.</summary>
+    public IJobQueue Jobs => (IJobQueue)Store;
+
+    /// <summary>Where the files of jobs wait.</summary>
+    public required ISpool Spool { get; init; }
 
     public Ingestor Ingestor { get; }
 
@@ -117,7 +124,12 @@ public sealed class Product : IAsyncDisposable
                     throw new Core.InvalidRequestException($"Setting 'Diptych:Embeddings:{name}' has the name of a model that was added.");
                 }
             }
-            return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Llm.Endpoint is null ? null : servers.Chat(options.Llm)) { Encoders = encoders, Rerankers = rerankers };
+            return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Llm.Endpoint is null ? null : servers.Chat(options.Llm))
+            {
+                Encoders = encoders,
+                Rerankers = rerankers,
+                Spool = store is PostgresStore postgres ? postgres.Spool((long)options.SpoolMb << 20) : new FolderSpool(Path.Combine(options.Data, "spool"), (long)options.SpoolMb << 20, time),
+            };
         }
         catch
         {

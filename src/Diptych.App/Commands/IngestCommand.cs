@@ -1,5 +1,4 @@
 using System.CommandLine;
-using Diptych.App.Http;
 using Diptych.Core;
 using Diptych.Engine.Ingestion;
 
@@ -32,7 +31,7 @@ internal static class IngestCommand
         DiptychOptions options = CommandLine.Options(parsed);
         string[] given = parsed.GetValue(Sources)!;
         string[] urls = [.. given.Where(IsUrl)], paths = [.. given.Where(s => s != "-" && !IsUrl(s))];
-        using var fetcher = new UrlSource(options.AllowPrivateUrls, options.UrlHosts, (long)options.MaxUploadMb << 20);
+        using var fetcher = options.Urls();
         var metadata = new Metadata((parsed.GetValue(Tags) ?? []).Select(t => t.Split('=', 2)).Select(t => t.Length == 2
             ? KeyValuePair.Create(t[0], (IReadOnlyList<string>)[t[1]])
             : throw new InvalidRequestException($"'{t[0]}' is not key=value.")));

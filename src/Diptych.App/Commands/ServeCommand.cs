@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Diptych.App.Http;
+using Diptych.App.Jobs;
 using Diptych.Core;
 using Spectre.Console;
 
@@ -53,6 +54,8 @@ internal static class ServeCommand
             await stopped.Task;
         }
         await app.StopAsync(CancellationToken.None);
+        // The host waits for a while only, and what still works needs the store.
+        await (app.Services.GetRequiredService<JobRunner>().ExecuteTask ?? Task.CompletedTask);
         return ExitCode.Success;
     }
 }

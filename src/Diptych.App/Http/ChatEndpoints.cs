@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json;
+using Diptych.App.Jobs;
 using Diptych.Core;
 using Diptych.Runtimes.Chat;
 using Diptych.Runtimes.Decoding;

@@ -1,6 +1,6 @@
 using System.ComponentModel;
 using Diptych.Core;
-using Diptych.Engine.Ingestion;
+using Diptych.Index.Jobs;
 
 namespace Diptych.App.Http;
 
@@ -150,11 +150,45 @@ public sealed record CollectionRequest(string Name, [property: Description("What
 public sealed record UrlsRequest(IReadOnlyList<string> Urls);
 
 /// <summary>An ingestion job.</summary>
-/// <param name="State">running, done, failed or cancelled.</param>
-public sealed record JobResponse(string Id, string Collection, string State, IngestTotals Totals, IReadOnlyList<JobEvent> Failures, string? Error);
+/// <param name="State">queued, running, done (every file has ended, each with its outcome) or cancelled.</param>
+/// <param name="Files">The first 1,000: those that have ended, in that order, then the others. Left out in lists.</param>
+public sealed record JobResponse(string Id, string Collection, JobState State, DateTimeOffset CreatedAt, DateTimeOffset? EndedAt, JobTotals Totals, IReadOnlyList<JobFile>? Files)
+{
+    public static JobResponse Of(Job job, IEnumerable<JobItem>? items) => new(
+        job.Id, job.Collection, job.State, job.CreatedAt, job.EndedAt,
+        job.Outcomes.Aggregate(new JobTotals { Found = job.Items }, (t, o) => t.With(o.Key, o.Value)),
+        items is null ? null : [.. items.Select(JobFile.Of)]);
+}
+
+/// <summary>Jobs, and what 'before' takes to list those before them; null at the end.</summary>
+public sealed record JobList(IReadOnlyList<JobResponse> Jobs, string? Next);
+
+/// <summary>Files of a job, and what 'after' takes to list those after them; null at the end.</summary>
+public sealed record JobFileList(IReadOnlyList<JobFile> Files, long? Next);
 
 /// <summary>What became of one file of a job.</summary>
-public sealed record JobEvent(string Source, IngestOutcome Outcome, string? Reason, long? DocumentId);
+/// <param name="Outcome">Left out until it has ended.</param>
+public sealed record JobFile(string Source, IngestOutcome? Outcome, string? Reason, long? DocumentId)
+{
+    public static JobFile Of(JobItem item) => new(item.Source, item.Outcome, item.Reason, item.DocumentId);
+}
+
+/// <summary>A job's files by outcome, of those that have ended.</summary>
+/// <param name="Found">All of them.</param>
+public sealed record JobTotals(
+    int Found = 0, int Done = 0, int Added = 0, int Replaced = 0, int Unchanged = 0, int Duplicates = 0, int Moved = 0, int Failed = 0, int Cancelled = 0)
+{
+    public JobTotals With(IngestOutcome outcome, int files) => (this with { Done = Done + files }) switch
+    {
+        var t when outcome == IngestOutcome.Added => t with { Added = Added + files },
+        var t when outcome == IngestOutcome.Replaced => t with { Replaced = Replaced + files },
+        var t when outcome == IngestOutcome.Unchanged => t with { Unchanged = Unchanged + files },
+        var t when outcome == IngestOutcome.Duplicate => t with { Duplicates = Duplicates + files },
+        var t when outcome == IngestOutcome.Moved => t with { Moved = Moved + files },
+        var t when outcome == IngestOutcome.Failed => t with { Failed = Failed + files },
+        var t => t with { Cancelled = Cancelled + files },
+    };
+}
 
 /// <summary>The models that are served.</summary>
 public sealed record ModelList(string Object, IReadOnlyList<ModelResponse> Data);

@@ -1,8 +1,7 @@
 using System.Security.Cryptography;
-using System.Text.Json;
+using Diptych.App.Jobs;
 using Diptych.Core;
 using Diptych.Engine.Answering;
-using Diptych.Engine.Ingestion;
 using Diptych.Inference;
 using Diptych.Reading;
 
@@ -18,7 +17,7 @@ internal static class Endpoints
         RouteGroupBuilder v1 = app.MapGroup("/v1").ProducesProblem(400).ProducesProblem(404);
         MapCollections(v1.MapGroup("/collections").WithTags("Collections"));
         MapDocuments(v1.MapGroup("").WithTags("Documents"));
-        MapJobs(v1.MapGroup("/jobs").WithTags("Jobs"));
+        JobEndpoints.Map(v1.MapGroup("/jobs").WithTags("Jobs"));
         MapQueries(v1.MapGroup("").WithTags("Queries"));
     }
 
@@ -30,9 +29,15 @@ internal static class Endpoints
             product.Store.EnsureCollection(body.Name, body.Language);
             return TypedResults.Created($"/v1/collections/{Uri.EscapeDataString(body.Name)}");
         }).WithSummary("Makes a collection; one that exists stays as it is");
-        group.MapDelete("/{collection}", (string collection, Product product) => product.Store.DeleteCollection(collection)
-            ? TypedResults.NoContent()
-            : throw new NotFoundException($"There is no collection '{collection}'.")).WithSummary("Deletes a collection with all its documents");
+        group.MapDelete("/{collection}", async (string collection, Product product, JobService jobs) =>
+        {
+            if (!product.Store.DeleteCollection(collection))
+            {
+                throw new NotFoundException($"There is no collection '{collection}'.");
+            }
+            await jobs.CollectionDeletedAsync(collection);
+            return TypedResults.NoContent();
+        }).WithSummary("Deletes a collection with all its documents, and cancels its jobs");
         group.MapGet("/{collection}/documents", (string collection, Product product, string? prefix, int limit = 100, int offset = 0) =>
         {
             if (limit is < 1 or > MaxListed || offset < 0)
@@ -41,47 +46,7 @@ internal static class Endpoints
             }
             return new DocumentList([.. product.Store.Documents(collection, prefix, limit, offset).Select(DocumentResponse.Of)]);
         }).WithSummary("Lists a collection's documents; 'prefix' keeps those whose source begins with it");
-        group.MapPost("/{collection}/documents", UploadAsync).WithSummary("Uploads files (multipart/form-data) and starts a job that ingests them")
-            .DisableAntiforgery().Produces<JobResponse>(202);
-        group.MapPost("/{collection}/urls", (string collection, UrlsRequest body, UrlSource urls, IngestJobs jobs) =>
-        {
-            Job job = jobs.Start(collection, [.. body.Urls.Select(urls.At)]);
-            return TypedResults.Accepted($"/v1/jobs/{job.Id}", job.Describe());
-        }).WithSummary("Fetches documents by URL and starts a job that ingests them");
-    }
-
-    private static async Task<IResult> UploadAsync(string collection, HttpRequest request, IngestJobs jobs, Product product, CancellationToken cancellation)
-    {
-        if (!request.HasFormContentType)
-        {
-            throw new InvalidRequestException("Send the files as multipart/form-data, for example with: curl -F file=@report.pdf");
-        }
-        IFormCollection form = await request.ReadFormAsync(cancellation);
-        if (form.Files.Count == 0)
-        {
-            throw new InvalidRequestException("The form has no file.");
-        }
-        Metadata metadata;
-        try
-        {
-            metadata = form["metadata"] is [{ Length: > 0 } json, ..] ? JsonSerializer.Deserialize<Metadata>(json)! : Metadata.Empty;
-        }
-        catch (JsonException error)
-        {
-            throw new InvalidRequestException($"The form's metadata is no JSON object of values: {error.Message}");
-        }
-        UploadNames names = UploadNames.For(form["on_conflict"], collection, product.Store);
-        var sources = new List<IngestSource>();
-        foreach (IFormFile file in form.Files)
-        {
-            using var content = new MemoryStream();
-            await file.CopyToAsync(content, cancellation);
-            byte[] bytes = content.ToArray();
-            string source = names.Take(file.FileName, Convert.ToHexStringLower(SHA256.HashData(bytes)));
-            sources.Add(IngestSource.Bytes(source, Path.GetFileName(source), bytes, file.ContentType, metadata));
-        }
-        Job job = jobs.Start(collection, sources);
-        return TypedResults.Accepted($"/v1/jobs/{job.Id}", job.Describe());
+        JobEndpoints.MapStarts(group);
     }
 
     private static void MapDocuments(RouteGroupBuilder group)
@@ -150,28 +115,6 @@ internal static class Endpoints
         return passage.Modality == Modality.Image
             ? product.Store.Image(id) ?? await BytesAsync(product, Find(product, passage.DocumentId), cancellation)
             : throw new NotFoundException($"Passage {id} is no image.");
-    }
-
-    private static void MapJobs(RouteGroupBuilder group)
-    {
-        group.MapGet("/{id}", (string id, IngestJobs jobs) => jobs.Find(id).Describe()).WithSummary("How far a job is");
-        group.MapDelete("/{id}", async (string id, IngestJobs jobs) =>
-        {
-            Job job = jobs.Find(id);
-            await job.Stop.CancelAsync();
-            await job.Work;
-            return job.Describe();
-        }).WithSummary("Cancels a job; what it committed stays");
-        group.MapGet("/{id}/events", async (string id, HttpContext http, IngestJobs jobs, CancellationToken cancellation) =>
-        {
-            Job job = jobs.Find(id);
-            var events = new ServerSentEvents(http.Response);
-            await foreach (var (e, totals) in job.EventsAsync(cancellation))
-            {
-                await events.SendAsync("file", new { file = e, totals }, cancellation);
-            }
-            await events.SendAsync("end", job.Describe(), cancellation);
-        }).WithSummary("A job's progress as server-sent events: 'file' for each file, then 'end'").Produces(200, contentType: "text/event-stream");
     }
 
     private static void MapQueries(RouteGroupBuilder group)

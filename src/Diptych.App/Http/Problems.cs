@@ -26,6 +26,7 @@ internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
             NotFoundException => (404, "not-found", exception.Message),
             OverloadedException => (429, "overloaded", exception.Message),
             RemoteFailureException => (502, "remote-failed", exception.Message),
+            StorageFullException => (507, "storage-full", exception.Message),
             StoreUnavailableException => (503, "store-unavailable", exception.Message),
             BadHttpRequestException { InnerException: JsonException json } => (400, "invalid-json", json.Message),
             BadHttpRequestException bad => (bad.StatusCode, bad.StatusCode == 413 ? "too-large" : "invalid-request", bad.Message),
@@ -35,9 +36,9 @@ internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
         {
             log.LogError(exception, "{Method} {Path} failed", http.Request.Method, http.Request.Path);
         }
-        if (exception is StoreUnavailableException)
+        if (exception is StoreUnavailableException or StorageFullException)
         {
-            http.Response.Headers.RetryAfter = "5";
+            http.Response.Headers.RetryAfter = exception is StorageFullException ? "30" : "5";
         }
         if (exception is OverloadedException overloaded)
         {

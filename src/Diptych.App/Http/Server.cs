@@ -1,3 +1,4 @@
+using Diptych.App.Jobs;
 using Microsoft.AspNetCore.HostFiltering;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.OpenApi;
@@ -13,15 +14,19 @@ internal static class Server
         WebApplicationBuilder builder = WebApplication.CreateSlimBuilder();
         builder.WebHost.UseUrls(options.Url);
         builder.WebHost.UseKestrelHttpsConfiguration();
-        builder.WebHost.ConfigureKestrel(k => k.Limits.MaxRequestBodySize = (long)options.MaxUploadMb << 20);
+        builder.WebHost.ConfigureKestrel(k => k.Limits.MaxRequestBodySize = options.MaxUploadBytes);
         builder.Logging.SetMinimumLevel(quiet ? LogLevel.Error : LogLevel.Warning);
-        builder.Services.Configure<FormOptions>(f => f.MultipartBodyLengthLimit = (long)options.MaxUploadMb << 20);
+        builder.Services.Configure<FormOptions>(f => f.MultipartBodyLengthLimit = options.MaxUploadBytes);
         builder.Services.Configure<HostOptions>(h => h.ShutdownTimeout = TimeSpan.FromSeconds(10));
         builder.Services.ConfigureHttpJsonOptions(j => Json.Configure(j.SerializerOptions));
         builder.Services.AddSingleton(product);
         builder.Services.AddSingleton(time);
-        builder.Services.AddSingleton<IngestJobs>();
-        builder.Services.AddSingleton(new UrlSource(options.AllowPrivateUrls, options.UrlHosts, (long)options.MaxUploadMb << 20));
+        builder.Services.AddSingleton(options);
+        builder.Services.AddSingleton(options.Urls());
+        builder.Services.AddSingleton<JobSignal>();
+        builder.Services.AddSingleton<JobRunner>();
+        builder.Services.AddHostedService(s => s.GetRequiredService<JobRunner>());
+        builder.Services.AddSingleton<JobService>();
         builder.Services.Configure<RouteHandlerOptions>(r => r.ThrowOnBadRequest = true);
         builder.Services.AddProblemDetails();
         Telemetry.Add(builder);

@@ -1,7 +1,7 @@
 namespace Diptych.Engine.Ingestion;
 
 /// <summary>Bytes that may be in flight at once, granted in the order asked. A request larger than all of it is granted alone.</summary>
-internal sealed class ByteBudget(long capacity)
+public sealed class ByteBudget(long capacity)
 {
     private readonly Lock _lock = new();
     private readonly Queue<(long Bytes, TaskCompletionSource Granted)> _waiting = new();

@@ -82,7 +82,7 @@ public sealed record IngestOptions
     public bool MakesCollection { get; init; } = true;
 
     /// <summary>File bytes between being read and being committed; a larger file passes alone.</summary>
-    public long MaxBytesInFlight { get; init; } = 256L << 20;
+    public ByteBudget Bytes { get; init; } = new(256L << 20);
 
     /// <summary>Whether every path in the store is one of this machine's, so that a file that is not there has gone, wherever it was.</summary>
     public bool OwnPaths { get; init; } = true;

@@ -4,6 +4,9 @@ namespace Diptych.Engine.Ingestion;
 
 public sealed partial class Ingestor
 {
+    /// <summary>A file of this size is not left to the collector's own time.</summary>
+    private const long LargeBytes = 16 << 20;
+
     /// <summary>What one run has found, told and put off so far.</summary>
     private sealed class Run(IngestOptions options, Action<IngestEvent, IngestTotals>? report, TimeProvider time)
     {
@@ -13,10 +16,31 @@ public sealed partial class Ingestor
         private readonly ConcurrentDictionary<string, bool> _found = new(StringComparer.Ordinal), _roots = new(StringComparer.Ordinal);
         private readonly long _start = time.GetTimestamp();
         private readonly Lock _lock = new();
+        private long _reserved;
 
         public IngestOptions Options => options;
 
-        public ByteBudget Bytes { get; } = new(options.MaxBytesInFlight);
+        /// <returns>What to give back.</returns>
+        public async Task<long> ReserveAsync(long bytes, CancellationToken cancellation)
+        {
+            long reserved = await options.Bytes.ReserveAsync(bytes, cancellation).ConfigureAwait(false);
+            Interlocked.Add(ref _reserved, reserved);
+            return reserved;
+        }
+
+        public void Return(long bytes)
+        {
+            Interlocked.Add(ref _reserved, -bytes);
+            options.Bytes.Return(bytes);
+            if (bytes >= LargeBytes)
+            {
+                // Large arrays are collected late by themselves: several files' bytes would lie there unused.
+                GC.Collect(GC.MaxGeneration, GCCollectionMode.Forced, blocking: false);
+            }
+        }
+
+        /// <summary>Gives back what was between two stages when the run ended: the budget may be others' too.</summary>
+        public void ReturnAll() => options.Bytes.Return(Interlocked.Exchange(ref _reserved, 0));
 
         public IngestTotals Totals { get; private set; } = new();
 

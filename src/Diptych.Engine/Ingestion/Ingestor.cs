@@ -38,10 +38,17 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             store.EnsureCollection(options.Collection, options.Language);
         }
         var run = new Run(options, report, time);
-        await PassAsync(sources, run, cancellation).ConfigureAwait(false);
-        while (run.TakePostponed() is { Count: > 0 } postponed)
+        try
         {
-            await PassAsync(Reconcile(postponed, run), run, cancellation).ConfigureAwait(false);
+            await PassAsync(sources, run, cancellation).ConfigureAwait(false);
+            while (run.TakePostponed() is { Count: > 0 } postponed)
+            {
+                await PassAsync(Reconcile(postponed, run), run, cancellation).ConfigureAwait(false);
+            }
+        }
+        finally
+        {
+            run.ReturnAll();
         }
         Prune(run);
         return run.Totals;
@@ -108,7 +115,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             long reserved = 0;
             try
             {
-                reserved = await run.Bytes.ReserveAsync(source.SizeBytes ?? (source.Directory is null ? 0 : new FileInfo(source.Source).Length), token).ConfigureAwait(false);
+                reserved = await run.ReserveAsync(source.SizeBytes ?? (source.Directory is null ? 0 : new FileInfo(source.Source).Length), token).ConfigureAwait(false);
                 if (await ReadyAsync(source, run, token).ConfigureAwait(false) is { } readied)
                 {
                     await to.WriteAsync(readied with { ReservedBytes = reserved }, token).ConfigureAwait(false);
@@ -121,7 +128,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             }
             finally
             {
-                run.Bytes.Return(reserved);
+                run.Return(reserved);
             }
         }).ConfigureAwait(false);
         to.Complete();
@@ -311,7 +318,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
         for (int i = 0; i < committed.Count; i++)
         {
             Readied source = batch[i].Source;
-            run.Bytes.Return(source.ReservedBytes);
+            run.Return(source.ReservedBytes);
             IngestOutcome outcome = committed[i].Id == 0 ? IngestOutcome.Cancelled : source.Replaces ? IngestOutcome.Replaced : IngestOutcome.Added;
             run.Say(new IngestEvent(committed[i].Source, outcome, null, committed[i], batch[i].Document.Passages.Count(p => p.Thumbnail is not null), source.Lease));
         }
@@ -319,7 +326,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
 
     private static void Fail(Readied readied, Exception error, Run run)
     {
-        run.Bytes.Return(readied.ReservedBytes);
+        run.Return(readied.ReservedBytes);
         run.Say(new IngestEvent(readied.Document.Source, IngestOutcome.Failed, error.Message, null, 0, readied.Lease));
     }
 

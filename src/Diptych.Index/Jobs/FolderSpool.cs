@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Security.Cryptography;
 using Diptych.Core;
 
@@ -10,12 +11,19 @@ public sealed class FolderSpool(string folder, long capacityBytes, TimeProvider 
 {
     private const int BufferBytes = 1 << 17;
 
+    /// <summary>A file of another process that is younger may be about to become part of a job.</summary>
+    private static readonly TimeSpan Abandoned = TimeSpan.FromHours(1);
+
     private readonly Lock _lock = new();
+
+    /// <summary>Files that this process writes, or has written for what is not a job yet.</summary>
+    private readonly ConcurrentDictionary<string, bool> _unclaimed = new(StringComparer.Ordinal);
     private long? _used;
 
     public async Task<SpooledFile> WriteAsync(Stream content, long maxBytes, CancellationToken cancellation)
     {
         string name = Guid.NewGuid().ToString("N"), path = PathOf(name);
+        _unclaimed[name] = true;
         long length = 0;
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         try
@@ -41,7 +49,11 @@ public sealed class FolderSpool(string folder, long capacityBytes, TimeProvider 
         }
         catch (Exception error)
         {
-            File.Delete(path);
+            if (File.Exists(path))
+            {
+                File.Delete(path);
+            }
+            _unclaimed.TryRemove(name, out _);
             Give(length);
             if (StorageFullException.Is(error))
             {
@@ -62,18 +74,31 @@ public sealed class FolderSpool(string folder, long capacityBytes, TimeProvider 
             file.Delete();
             Give(length);
         }
+        _unclaimed.TryRemove(name, out _);
         return Task.CompletedTask;
     }
 
-    public async Task SweepAsync(IReadOnlySet<string> needed, TimeSpan olderThan, CancellationToken cancellation)
+    public void Claim(IEnumerable<string> names)
     {
-        DateTimeOffset before = time.GetUtcNow() - olderThan;
-        foreach (FileInfo file in Directory.Exists(folder) ? new DirectoryInfo(folder).GetFiles() : [])
+        foreach (string name in names)
         {
-            if (!needed.Contains(file.Name) && file.LastWriteTimeUtc < before)
-            {
-                await DeleteAsync(file.Name, cancellation).ConfigureAwait(false);
-            }
+            _unclaimed.TryRemove(name, out _);
+        }
+    }
+
+    public async Task SweepAsync(Func<CancellationToken, Task<IReadOnlySet<string>>> claimed, CancellationToken cancellation)
+    {
+        DateTimeOffset before = time.GetUtcNow() - Abandoned;
+        FileInfo[] files = Directory.Exists(folder) ? new DirectoryInfo(folder).GetFiles() : [];
+        string[] candidates = [.. files.Where(f => !_unclaimed.ContainsKey(f.Name) && f.LastWriteTimeUtc < before).Select(f => f.Name)];
+        if (candidates.Length == 0)
+        {
+            return;
+        }
+        IReadOnlySet<string> kept = await claimed(cancellation).ConfigureAwait(false);
+        foreach (string name in candidates.Where(n => !kept.Contains(n)))
+        {
+            await DeleteAsync(name, cancellation).ConfigureAwait(false);
         }
     }
 

@@ -23,17 +23,30 @@ public interface IJobQueue
     /// <param name="after">Only items that ended after this position; with it, items that have not ended are left out.</param>
     Task<IReadOnlyList<JobItem>> ItemsAsync(string id, IngestOutcome? outcome, long? after, int limit, CancellationToken cancellation);
 
-    /// <summary>Items of one job that nobody works on; jobs take turns. What was leased again and again when its node died comes alone, and at last ends as failed.</summary>
+    /// <summary>
+    /// Items of one job whose bytes are spooled and that nobody works on; jobs take turns. An item waits for an earlier one with its
+    /// source. What was leased again and again when its node died comes alone, and at last ends as failed.
+    /// </summary>
     /// <param name="node">Who works on them.</param>
-    /// <param name="fetch">Items whose bytes have to be fetched first, or items whose bytes are spooled.</param>
-    Task<IReadOnlyList<JobItem>> LeaseAsync(string node, bool fetch, int most, TimeSpan lease, CancellationToken cancellation);
+    Task<IReadOnlyList<JobItem>> LeaseAsync(string node, int most, TimeSpan lease, CancellationToken cancellation);
+
+    /// <summary>The same of items whose bytes have to be fetched first.</summary>
+    /// <param name="busyHosts">Hosts that nothing is to be fetched from for now.</param>
+    Task<IReadOnlyList<JobItem>> LeaseToFetchAsync(string node, IReadOnlyCollection<string> busyHosts, int most, TimeSpan lease, CancellationToken cancellation);
 
     /// <summary>Renews the node's leases of these items.</summary>
     /// <returns>The jobs among theirs that are open no more.</returns>
     Task<IReadOnlyList<string>> RenewAsync(string node, IReadOnlyList<JobItemKey> items, TimeSpan lease, CancellationToken cancellation);
 
-    /// <summary>Gives the node's leases back, as when it stops: they count as never taken.</summary>
-    Task ReleaseAsync(string node, CancellationToken cancellation);
+    /// <summary>Gives leases back, as when the node stops. Leases of items that have ended are none any more.</summary>
+    /// <param name="counts">Whether they count among an item's attempts: something went wrong that it may have caused.</param>
+    Task ReleaseAsync(string node, IReadOnlyList<JobItemKey> items, bool counts, CancellationToken cancellation);
+
+    /// <summary>The nodes that hold leases.</summary>
+    Task<IReadOnlyList<string>> NodesAsync(CancellationToken cancellation);
+
+    /// <summary>Has a node's leases pass on at once, since it is known to be gone.</summary>
+    Task ExpireAsync(string node, CancellationToken cancellation);
 
     /// <summary>A fetched item's bytes are spooled: it waits to be read.</summary>
     /// <returns>False where the item has ended meanwhile, or is another node's: its bytes are not needed.</returns>
@@ -52,8 +65,17 @@ public interface IJobQueue
     /// <summary>Items that have not ended.</summary>
     Task<long> WaitingAsync(CancellationToken cancellation);
 
-    /// <summary>The spooled files that items still need.</summary>
+    /// <summary>Whether an item that has not ended has this source in this collection.</summary>
+    Task<bool> IsWaitedForAsync(string collection, string source, CancellationToken cancellation);
+
+    /// <summary>The spooled files of all items, whether those still need them or not.</summary>
     Task<IReadOnlySet<string>> SpooledFilesAsync(CancellationToken cancellation);
+
+    /// <summary>The spooled files of items that have ended, for certain: what they became is on disk.</summary>
+    Task<IReadOnlyList<string>> SpentFilesAsync(CancellationToken cancellation);
+
+    /// <summary>These files are deleted.</summary>
+    Task ForgetFilesAsync(IReadOnlyList<string> spooled, CancellationToken cancellation);
 }
 
 /// <summary>Where a job stands.</summary>
@@ -88,9 +110,12 @@ public sealed record ItemLease(JobItemKey Item, string Node);
 
 /// <summary>One source of a job.</summary>
 /// <param name="Url">Where its bytes are fetched from; null where they came with the job.</param>
-/// <param name="Spool">Where its bytes wait; null while they have to be fetched, and when they are no longer needed.</param>
+/// <param name="Spool">Where its bytes wait; null while they have to be fetched, and once they are deleted.</param>
 public sealed record JobItem(JobItemKey Key, string Source, string Name, string? MediaType, Metadata Metadata, string? Url, string? Spool, long Bytes)
 {
+    /// <summary>The host of <see cref="Url"/>.</summary>
+    public string? Host => Url is null ? null : new Uri(Url).IdnHost;
+
     /// <summary>How often it was leased.</summary>
     public int Attempts { get; init; }
 

@@ -18,10 +18,12 @@ public interface ISpool
     /// <summary>Gives the room back; nothing happens where it is gone.</summary>
     Task DeleteAsync(string name, CancellationToken cancellation);
 
-    /// <summary>Deletes what a crash left between being written and being part of a job.</summary>
-    /// <param name="needed">The names that jobs still need.</param>
-    /// <param name="olderThan">What is younger may be about to become part of a job.</param>
-    Task SweepAsync(IReadOnlySet<string> needed, TimeSpan olderThan, CancellationToken cancellation);
+    /// <summary>The files are a job's now.</summary>
+    void Claim(IEnumerable<string> names);
+
+    /// <summary>Deletes what a crash left between being written and being claimed.</summary>
+    /// <param name="claimed">The files of jobs, asked after the files have been listed.</param>
+    Task SweepAsync(Func<CancellationToken, Task<IReadOnlySet<string>>> claimed, CancellationToken cancellation);
 }
 
 /// <param name="Hash">SHA-256, lower-case hex.</param>

@@ -108,6 +108,25 @@ internal static class PostgresSchema
         """
         ALTER TABLE contents ADD COLUMN title text, ADD COLUMN metadata jsonb;
         """,
+        """
+        CREATE TABLE spool_files (name text PRIMARY KEY, bytes bigint NOT NULL, at timestamptz NOT NULL DEFAULT now());
+        CREATE TABLE spool_parts (name text NOT NULL REFERENCES spool_files (name) ON DELETE CASCADE, part integer NOT NULL, content bytea NOT NULL, PRIMARY KEY (name, part));
+        ALTER TABLE spool_parts ALTER COLUMN content SET STORAGE EXTERNAL;
+        CREATE TABLE jobs (
+          id text PRIMARY KEY, collection text NOT NULL, created_at timestamptz NOT NULL, state smallint NOT NULL DEFAULT 0, ended_at timestamptz, items integer NOT NULL,
+          ended integer NOT NULL DEFAULT 0, turn bigint NOT NULL DEFAULT 0);
+        CREATE INDEX jobs_by_age ON jobs (created_at, id);
+        CREATE TABLE job_items (
+          job text NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, number integer NOT NULL, source text NOT NULL, name text NOT NULL, media_type text, metadata jsonb NOT NULL,
+          url text, host text, spool text REFERENCES spool_files (name) ON DELETE SET NULL, bytes bigint NOT NULL, state smallint NOT NULL, node text, lease_until timestamptz, attempts integer NOT NULL DEFAULT 0,
+          outcome smallint, reason text, document_id bigint, position integer, ended_by text, PRIMARY KEY (job, number));
+        CREATE INDEX job_items_open ON job_items (job, state, attempts, number) WHERE state < 4;
+        CREATE INDEX job_items_by_source ON job_items (source) WHERE state < 4;
+        CREATE INDEX job_items_by_node ON job_items (node) WHERE node IS NOT NULL;
+        CREATE INDEX job_items_by_spool ON job_items (spool) WHERE spool IS NOT NULL;
+        CREATE INDEX job_items_spent ON job_items (spool) WHERE state = 4 AND spool IS NOT NULL;
+        CREATE INDEX job_items_ended ON job_items (job, position) WHERE state = 4;
+        """,
     ];
 
     /// <exception cref="InvalidRequestException">A newer program wrote the database, or it lacks pgvector.</exception>

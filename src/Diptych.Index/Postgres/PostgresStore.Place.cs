@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Diptych.Core;
+using Diptych.Index.Jobs;
 using Npgsql;
 
 namespace Diptych.Index.Postgres;
@@ -19,17 +20,22 @@ public sealed partial class PostgresStore
         }
         var copies = new List<(int Index, long Copy, Document Document)>();
         var moves = new List<(int Index, Document Document)>();
+        var ends = new List<ItemEnd>();
         for (int i = 0; i < placements.Count; i++)
         {
             Placement p = placements[i];
             Document? from = connection.Rows(
                 r => ReadDocument(r, 0), $"{SelectDocument} WHERE d.id = $1 AND d.collection_id = $2 AND d.content_hash = $3 FOR UPDATE OF d", p.ContentOf, collectionId, p.ContentHash).FirstOrDefault();
             long? target = connection.Scalar("SELECT id FROM documents WHERE collection_id = $1 AND source = $2 FOR UPDATE", collectionId, Clean(p.Source)) as long?;
-            if (from is null || (p.Moves && target is not null))
+            if (from is null || (p.Moves && target is not null) || (p.Item is { } lease && !MayEnd(connection, lease)))
             {
                 continue;
             }
             Document document = Placed(connection, p, from);
+            if (p.Item is { } item)
+            {
+                ends.Add(new ItemEnd(item.Item, p.Moves ? IngestOutcome.Moved : target is null ? IngestOutcome.Duplicate : IngestOutcome.Replaced, null, null));
+            }
             if (p.Moves)
             {
                 moves.Add((i, document with { Id = from.Id }));
@@ -63,6 +69,8 @@ public sealed partial class PostgresStore
             Update(connection, document);
             placed[index] = document;
         }
+        var ids = placements.Zip(placed).Where(p => p is { First.Item: not null, Second: not null }).ToDictionary(p => p.First.Item!.Item, p => p.Second!.Id);
+        End(connection, [.. ends.Select(e => e with { DocumentId = ids[e.Key] })], null);
         connection.Execute("INSERT INTO log (document_id, added) SELECT unnest($1::bigint[]), true", placed.OfType<Document>().Select(d => d.Id).ToArray());
         return (IReadOnlyList<Document?>)placed;
     });

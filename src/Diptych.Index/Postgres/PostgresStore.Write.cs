@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Diptych.Core;
+using Diptych.Index.Jobs;
 using Diptych.Index.Lexical;
 using Npgsql;
 using NpgsqlTypes;
@@ -34,12 +35,20 @@ public sealed partial class PostgresStore
         {
             var committed = new List<Document>(documents.Count);
             var rows = new List<(long Collection, Document Document, IngestedPassage Passage)>();
+            var ends = new List<ItemEnd>();
             // In one order everywhere, so that two nodes with the same documents do not wait for each other in a ring.
             foreach (IngestedDocument ingested in documents.OrderBy(d => d.Document.Source, StringComparer.Ordinal))
             {
+                if (ingested.Item is { } lease && !MayEnd(connection, lease))
+                {
+                    // A commit that is tried again, though its answer alone was lost, finds its document there.
+                    committed.Add(ingested.Document with { Id = Ended(connection, lease) });
+                    continue;
+                }
                 long collection = CollectionId(connection, ingested.Document.Collection);
                 Document document = ingested.Document with { PassageCount = ingested.Passages.Count };
-                if (connection.Scalar("SELECT id FROM documents WHERE collection_id = $1 AND source = $2 FOR UPDATE", collection, Clean(document.Source)) is long old)
+                long? before = connection.Scalar("SELECT id FROM documents WHERE collection_id = $1 AND source = $2 FOR UPDATE", collection, Clean(document.Source)) as long?;
+                if (before is { } old)
                 {
                     RemoveContent(connection, collection, old);
                     document = document with { Id = old };
@@ -55,6 +64,10 @@ public sealed partial class PostgresStore
                 rows.AddRange(ingested.Passages.Select(p => (collection, document, p)));
                 connection.Execute("INSERT INTO log (document_id, added) VALUES ($1, true)", document.Id);
                 committed.Add(document);
+                if (ingested.Item is { } item)
+                {
+                    ends.Add(new ItemEnd(item.Item, before is null ? IngestOutcome.Added : IngestOutcome.Replaced, null, document.Id));
+                }
             }
             Copy(connection, rows);
             foreach (long collection in rows.Select(r => r.Collection).Distinct())
@@ -67,6 +80,7 @@ public sealed partial class PostgresStore
                     """,
                     collection, committed.Select(d => d.Id).ToArray());
             }
+            End(connection, ends, null);
             var byKey = committed.ToDictionary(d => (d.Collection, d.Source));
             return documents.Select(d => byKey[(d.Document.Collection, d.Document.Source)]).ToList();
         });
@@ -88,6 +102,7 @@ public sealed partial class PostgresStore
         {
             return false;
         }
+        Cancel(connection, "collection = $1", name);
         connection.Execute("INSERT INTO log (document_id, added) SELECT id, false FROM documents WHERE collection_id = $1", id);
         connection.Execute("DELETE FROM documents WHERE collection_id = $1", id);
         connection.Execute($"DROP TABLE passages_{id}");

@@ -207,6 +207,10 @@ public sealed partial class PostgresStore : IDocumentStore
             string why = error.InnerException is AggregateException { InnerExceptions: [var first, ..] } ? first.Message : error.Message;
             throw new StoreUnavailableException($"PostgreSQL does not answer: {why}", error);
         }
+        catch (PostgresException error) when (error.SqlState == PostgresErrorCodes.DiskFull)
+        {
+            throw new StorageFullException($"The disk of the PostgreSQL server is full. Nothing of this was stored; make room, and send it again.", error);
+        }
     }
 
     /// <summary>No answer from the server at all, not an answer that refuses.</summary>

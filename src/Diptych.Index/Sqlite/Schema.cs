@@ -75,10 +75,13 @@ internal static class Schema
           ended INTEGER NOT NULL DEFAULT 0, turn INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
         CREATE INDEX jobs_by_age ON jobs (created_at, id);
         CREATE TABLE job_items (
-          job TEXT NOT NULL, number INTEGER NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL, media_type TEXT, metadata TEXT NOT NULL, url TEXT, spool TEXT,
+          job TEXT NOT NULL, number INTEGER NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL, media_type TEXT, metadata TEXT NOT NULL, url TEXT, host TEXT, spool TEXT,
           bytes INTEGER NOT NULL, state INTEGER NOT NULL, node TEXT, lease_until INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
           outcome INTEGER, reason TEXT, document_id INTEGER, position INTEGER, PRIMARY KEY (job, number)) WITHOUT ROWID;
         CREATE INDEX job_items_open ON job_items (job, state, attempts, number) WHERE state < 4;
+        CREATE INDEX job_items_by_source ON job_items (source) WHERE state < 4;
+        CREATE INDEX job_items_by_node ON job_items (node) WHERE node IS NOT NULL;
+        CREATE INDEX job_items_spent ON job_items (spool) WHERE state = 4 AND spool IS NOT NULL;
         CREATE INDEX job_items_ended ON job_items (job, position) WHERE state = 4;
         """),
     ];

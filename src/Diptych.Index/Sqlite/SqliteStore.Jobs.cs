@@ -29,9 +29,9 @@ public sealed partial class SqliteStore : IJobQueue
         foreach (JobItem item in items)
         {
             queue.Execute(
-                "INSERT INTO job_items (job, number, source, name, media_type, metadata, url, spool, bytes, state) VALUES ($j, $n, $source, $name, $type, $meta, $url, $spool, $bytes, $state)",
+                "INSERT INTO job_items (job, number, source, name, media_type, metadata, url, host, spool, bytes, state) VALUES ($j, $n, $source, $name, $type, $meta, $url, $host, $spool, $bytes, $state)",
                 ("$j", job.Id), ("$n", item.Key.Number), ("$source", item.Source), ("$name", item.Name), ("$type", item.MediaType), ("$meta", JsonSerializer.Serialize(item.Metadata)),
-                ("$url", item.Url), ("$spool", item.Spool), ("$bytes", item.Bytes), ("$state", item.Spool is null ? ToFetch : ToRead));
+                ("$url", item.Url), ("$host", item.Host), ("$spool", item.Spool), ("$bytes", item.Bytes), ("$state", item.Url is null || item.Spool is not null ? ToRead : ToFetch));
         }
         return true;
     });
@@ -58,36 +58,10 @@ public sealed partial class SqliteStore : IJobQueue
             ("$j", id), ("$o", (int?)outcome), ("$a", after), ("$l", limit)).Select(ReadItem)]);
     }
 
-    public Task<IReadOnlyList<JobItem>> LeaseAsync(string node, bool fetch, int most, TimeSpan lease, CancellationToken cancellation) => Queueing<IReadOnlyList<JobItem>>(queue =>
-    {
-        int waiting = fetch ? ToFetch : ToRead;
-        long now = _time.GetUtcNow().ToUnixTimeMilliseconds();
-        (string, object?)[] free = [("$w", waiting), ("$l", waiting + Leased), ("$now", now)];
-        const string isFree = "(state < 4 AND (state = $w OR (state = $l AND lease_until < $now)))";
-        while (queue.Scalar($"SELECT id FROM jobs WHERE state = 0 AND EXISTS (SELECT 1 FROM job_items i WHERE i.job = jobs.id AND {isFree.Replace("state", "i.state", StringComparison.Ordinal)}) ORDER BY turn, created_at, id LIMIT 1", free) is string job)
-        {
-            var items = queue.Rows($"{SelectItem} WHERE job = $j AND {isFree} ORDER BY attempts, number LIMIT $m", [.. free, ("$j", job), ("$m", most)]).Select(ReadItem).ToList();
-            foreach (JobItem exhausted in items.Where(i => i.Attempts >= MostAttempts))
-            {
-                End(queue, new ItemEnd(exhausted.Key, IngestOutcome.Failed, "The server ended each time while it was being ingested.", null), null);
-            }
-            items.RemoveAll(i => i.Attempts >= MostAttempts);
-            if (items.Count == 0)
-            {
-                continue;
-            }
-            items = items[0].Attempts >= AloneAfter ? items[..1] : [.. items.TakeWhile(i => i.Attempts < AloneAfter)];
-            foreach (JobItem item in items)
-            {
-                queue.Execute(
-                    "UPDATE job_items SET state = $l, node = $node, lease_until = $until, attempts = attempts + 1 WHERE job = $j AND number = $n",
-                    ("$l", waiting + Leased), ("$node", node), ("$until", now + (long)lease.TotalMilliseconds), ("$j", job), ("$n", item.Key.Number));
-            }
-            queue.Execute("UPDATE jobs SET turn = (SELECT max(turn) + 1 FROM jobs) WHERE id = $j", ("$j", job));
-            return [.. items.Select(i => i with { Attempts = i.Attempts + 1 })];
-        }
-        return [];
-    });
+    public Task<IReadOnlyList<JobItem>> LeaseAsync(string node, int most, TimeSpan lease, CancellationToken cancellation) => Lease(node, ToRead, [], most, lease);
+
+    public Task<IReadOnlyList<JobItem>> LeaseToFetchAsync(string node, IReadOnlyCollection<string> busyHosts, int most, TimeSpan lease, CancellationToken cancellation) =>
+        Lease(node, ToFetch, busyHosts, most, lease);
 
     public Task<IReadOnlyList<string>> RenewAsync(string node, IReadOnlyList<JobItemKey> items, TimeSpan lease, CancellationToken cancellation) => Queueing<IReadOnlyList<string>>(queue =>
     {
@@ -106,11 +80,27 @@ public sealed partial class SqliteStore : IJobQueue
         return [.. lost];
     });
 
-    public Task ReleaseAsync(string node, CancellationToken cancellation) => Queueing(queue => queue.Execute(
-        $"UPDATE job_items SET state = state - {Leased}, node = NULL, lease_until = 0, attempts = attempts - 1 WHERE node = $node AND state BETWEEN {Leased} AND {Leased + ToRead}", ("$node", node)));
+    public Task ReleaseAsync(string node, IReadOnlyList<JobItemKey> items, bool counts, CancellationToken cancellation) => Queueing(queue =>
+    {
+        foreach (JobItemKey item in items)
+        {
+            queue.Execute(
+                $"UPDATE job_items SET state = state - {Leased}, node = NULL, lease_until = 0, attempts = attempts - $less WHERE job = $j AND number = $n AND node = $node AND state BETWEEN {Leased} AND {Leased + ToRead}",
+                ("$less", counts ? 0 : 1), ("$j", item.Job), ("$n", item.Number), ("$node", node));
+        }
+        return true;
+    });
+
+    public Task<IReadOnlyList<string>> NodesAsync(CancellationToken cancellation)
+    {
+        using SqliteConnection connection = ForReading();
+        return Task.FromResult<IReadOnlyList<string>>([.. connection.Rows("SELECT DISTINCT node FROM job_items WHERE node IS NOT NULL").Select(r => r.GetString(0))]);
+    }
+
+    public Task ExpireAsync(string node, CancellationToken cancellation) => Queueing(queue => queue.Execute("UPDATE job_items SET lease_until = 0 WHERE node = $node", ("$node", node)));
 
     public Task<bool> SpooledAsync(string node, JobItemKey item, string spool, long bytes, string? mediaType, CancellationToken cancellation) => Queueing(queue => queue.Execute(
-        $"UPDATE job_items SET state = {ToRead}, node = NULL, attempts = 0, spool = $s, bytes = $b, media_type = coalesce($t, media_type) WHERE job = $j AND number = $n AND node = $node AND state = {Leased + ToFetch}",
+        $"UPDATE job_items SET state = {ToRead}, node = NULL, attempts = 0, lease_until = 0, spool = $s, bytes = $b, media_type = coalesce($t, media_type) WHERE job = $j AND number = $n AND node = $node AND state = {Leased + ToFetch}",
         ("$s", spool), ("$b", bytes), ("$t", mediaType), ("$j", item.Job), ("$n", item.Number), ("$node", node)) == 1);
 
     public Task EndAsync(string node, IReadOnlyList<ItemEnd> ends, CancellationToken cancellation) => Queueing(queue =>
@@ -136,14 +126,76 @@ public sealed partial class SqliteStore : IJobQueue
         return Task.FromResult((long)connection.Scalar("SELECT coalesce(sum(items - ended), 0) FROM jobs WHERE state = 0")!);
     }
 
+    public Task<bool> IsWaitedForAsync(string collection, string source, CancellationToken cancellation)
+    {
+        using SqliteConnection connection = ForReading();
+        return Task.FromResult(connection.Scalar(
+            $"SELECT 1 FROM job_items i JOIN jobs j ON j.id = i.job WHERE i.source = $s AND i.state < {Ended} AND j.collection = $c LIMIT 1", ("$s", source), ("$c", collection)) is not null);
+    }
+
     public Task<IReadOnlySet<string>> SpooledFilesAsync(CancellationToken cancellation)
     {
         using SqliteConnection connection = ForReading();
-        return Task.FromResult<IReadOnlySet<string>>(connection.Rows($"SELECT spool FROM job_items WHERE state < {Ended} AND spool IS NOT NULL").Select(r => r.GetString(0)).ToHashSet(StringComparer.Ordinal));
+        return Task.FromResult<IReadOnlySet<string>>(connection.Rows("SELECT spool FROM job_items WHERE spool IS NOT NULL").Select(r => r.GetString(0)).ToHashSet(StringComparer.Ordinal));
     }
 
+    public async Task<IReadOnlyList<string>> SpentFilesAsync(CancellationToken cancellation)
+    {
+        List<string> spent;
+        using (SqliteConnection connection = ForReading())
+        {
+            spent = [.. connection.Rows($"SELECT spool FROM job_items WHERE state = {Ended} AND spool IS NOT NULL").Select(r => r.GetString(0))];
+        }
+        if (spent.Count > 0)
+        {
+            // Whatever is written here brings the log to the disk, with all that is before it there.
+            await Queueing(queue => queue.Execute("INSERT INTO settings (key, value) VALUES ('flushed', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1")).ConfigureAwait(false);
+        }
+        return spent;
+    }
+
+    public Task ForgetFilesAsync(IReadOnlyList<string> spooled, CancellationToken cancellation) => Queueing(queue => queue.Execute(
+        $"UPDATE job_items SET spool = NULL WHERE state = {Ended} AND spool IN (SELECT value FROM json_each($s))", ("$s", JsonSerializer.Serialize(spooled))));
+
+    private Task<IReadOnlyList<JobItem>> Lease(string node, int waiting, IReadOnlyCollection<string> busyHosts, int most, TimeSpan lease) => Queueing<IReadOnlyList<JobItem>>(queue =>
+    {
+        long now = _time.GetUtcNow().ToUnixTimeMilliseconds();
+        (string, object?)[] free = [("$w", waiting), ("$l", waiting + Leased), ("$now", now), ("$busy", JsonSerializer.Serialize(busyHosts))];
+        // The state is named against the index's condition, so that what has ended costs nothing.
+        const string isFree =
+            """
+            (i.state < 4 AND (i.state = $w OR (i.state = $l AND i.lease_until < $now)) AND (i.host IS NULL OR $w <> 0 OR i.host NOT IN (SELECT value FROM json_each($busy)))
+             AND NOT EXISTS (
+               SELECT 1 FROM job_items e JOIN jobs k ON k.id = e.job
+               WHERE e.source = i.source AND e.state < 4 AND k.collection = j.collection AND (k.created_at, k.id, e.number) < (j.created_at, j.id, i.number)))
+            """;
+        while (queue.Scalar($"SELECT j.id FROM jobs j WHERE j.state = 0 AND EXISTS (SELECT 1 FROM job_items i WHERE i.job = j.id AND {isFree}) ORDER BY j.turn, j.created_at, j.id LIMIT 1", free) is string job)
+        {
+            var items = queue.Rows($"{SelectItem} JOIN jobs j ON j.id = i.job WHERE i.job = $j AND {isFree} ORDER BY i.attempts, i.number LIMIT $m", [.. free, ("$j", job), ("$m", most)]).Select(ReadItem).ToList();
+            foreach (JobItem exhausted in items.Where(i => i.Attempts >= MostAttempts))
+            {
+                End(queue, new ItemEnd(exhausted.Key, IngestOutcome.Failed, "The server ended each time while it was being ingested.", null), null);
+            }
+            items.RemoveAll(i => i.Attempts >= MostAttempts);
+            if (items.Count == 0)
+            {
+                continue;
+            }
+            items = items[0].Attempts >= AloneAfter ? items[..1] : [.. items.TakeWhile(i => i.Attempts < AloneAfter)];
+            foreach (JobItem item in items)
+            {
+                queue.Execute(
+                    "UPDATE job_items SET state = $l, node = $node, lease_until = $until, attempts = attempts + 1 WHERE job = $j AND number = $n",
+                    ("$l", waiting + Leased), ("$node", node), ("$until", now + (long)lease.TotalMilliseconds), ("$j", job), ("$n", item.Key.Number));
+            }
+            queue.Execute("UPDATE jobs SET turn = (SELECT max(turn) + 1 FROM jobs) WHERE id = $j", ("$j", job));
+            return [.. items.Select(i => i with { Attempts = i.Attempts + 1 })];
+        }
+        return [];
+    });
+
     private const string SelectItem =
-        "SELECT job, number, source, name, media_type, metadata, url, spool, bytes, attempts, outcome, reason, document_id, coalesce(position, 0) FROM job_items";
+        "SELECT i.job, i.number, i.source, i.name, i.media_type, i.metadata, i.url, i.spool, i.bytes, i.attempts, i.outcome, i.reason, i.document_id, coalesce(i.position, 0) FROM job_items i";
 
     private static JobItem ReadItem(SqliteDataReader r) => new(
         new JobItemKey(r.GetString(0), r.GetInt32(1)), r.GetString(2), r.GetString(3), r.IsDBNull(4) ? null : r.GetString(4), JsonSerializer.Deserialize<Metadata>(r.GetString(5))!,
@@ -177,7 +229,7 @@ public sealed partial class SqliteStore : IJobQueue
     private bool End(SqliteConnection connection, ItemEnd end, string? node)
     {
         int changed = connection.Execute(
-            $"UPDATE job_items SET state = {Ended}, outcome = $o, reason = $r, document_id = $d, spool = NULL, node = NULL WHERE job = $j AND number = $n AND state < {Ended} AND ($node IS NULL OR node = $node)",
+            $"UPDATE job_items SET state = {Ended}, outcome = $o, reason = $r, document_id = $d, node = NULL WHERE job = $j AND number = $n AND state < {Ended} AND ($node IS NULL OR node = $node)",
             ("$o", (int)end.Outcome), ("$r", end.Reason), ("$d", end.DocumentId), ("$j", end.Key.Job), ("$n", end.Key.Number), ("$node", node));
         if (changed == 0)
         {

@@ -86,12 +86,12 @@ public sealed partial class SqliteStore : IDocumentStore
             using var insert = new Inserts(_writer);
             foreach (IngestedDocument ingested in documents)
             {
-                long collection = CollectionId(ingested.Document.Collection, create: true);
                 if (!EndItem(ingested.Item))
                 {
                     committed.Add(ingested.Document);
                     continue;
                 }
+                long collection = CollectionId(ingested.Document.Collection, create: true);
                 long? identity = null;
                 if (Version(collection, ingested.Document.Source) is var (old, known))
                 {

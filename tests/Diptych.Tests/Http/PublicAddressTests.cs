@@ -1,5 +1,5 @@
 using System.Net;
-using Diptych.App.Http;
+using Diptych.App.Jobs;
 using Diptych.Engine.Ingestion;
 using Xunit;
 
@@ -49,13 +49,13 @@ public sealed class PublicAddressTests
     public async Task Behind_a_proxy_only_listed_hosts_are_fetched_and_where_hosts_are_listed_no_other_is()
     {
         var proxy = new WebProxy("http://127.0.0.1:9");
-        using var unlisted = new UrlSource(allowPrivate: false, [], 1 << 20, proxy);
+        using var unlisted = new UrlSource(allowPrivate: false, [], 1 << 20, TimeSpan.FromSeconds(30), proxy);
         Assert.Contains("Diptych:UrlHosts", await FailureAsync(unlisted, "http://example.org/a.html"), StringComparison.Ordinal);
-        using var listed = new UrlSource(allowPrivate: false, ["example.org"], 1 << 20, proxy);
+        using var listed = new UrlSource(allowPrivate: false, ["example.org"], 1 << 20, TimeSpan.FromSeconds(30), proxy);
         Assert.Contains("none of the hosts", await FailureAsync(listed, "http://example.com/a.html"), StringComparison.Ordinal);
         // This one is tried: nobody answers at the proxy's address.
         Assert.Contains("127.0.0.1:9", await FailureAsync(listed, "http://example.org/a.html"), StringComparison.Ordinal);
-        using var direct = new UrlSource(allowPrivate: false, [], 1 << 20, new WebProxy());
+        using var direct = new UrlSource(allowPrivate: false, [], 1 << 20, TimeSpan.FromSeconds(30), new WebProxy());
         Assert.Contains("not publicly routable", await FailureAsync(direct, "http://127.0.0.1:9/a.html"), StringComparison.Ordinal);
     }
 

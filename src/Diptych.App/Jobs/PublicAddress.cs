@@ -1,7 +1,7 @@
 using System.Net;
 using System.Net.Sockets;
 
-namespace Diptych.App.Http;
+namespace Diptych.App.Jobs;
 
 /// <summary>
 /// Which addresses are globally routable (IANA's special-purpose registries, RFC 6890). An IPv6 address that carries an IPv4 one is judged

@@ -1,7 +1,8 @@
 using Diptych.Core;
 using Diptych.Index;
+using Diptych.Index.Jobs;
 
-namespace Diptych.App.Http;
+namespace Diptych.App.Jobs;
 
 /// <summary>What to do with an upload whose name a document has already.</summary>
 internal enum OnConflict
@@ -20,13 +21,13 @@ internal enum OnConflict
 /// The identity of uploads: <c>upload:</c> and the relative path that a file was sent with, so that <c>a/README.md</c> and
 /// <c>b/README.md</c> are two documents. Files of one request that have the same path are told apart by a number.
 /// </summary>
-internal sealed class UploadNames(OnConflict onConflict, string collection, IDocumentStore store)
+internal sealed class UploadNames(OnConflict onConflict, string collection, IDocumentStore store, IJobQueue queue)
 {
     private readonly HashSet<string> _taken = new(StringComparer.Ordinal);
 
     /// <param name="onConflict">replace, keep_both or refuse; replace where nothing is said.</param>
     /// <exception cref="InvalidRequestException">It is none of these.</exception>
-    public static UploadNames For(string? onConflict, string collection, IDocumentStore store) => new(
+    public static UploadNames For(string? onConflict, string collection, IDocumentStore store, IJobQueue queue) => new(
         onConflict switch
         {
             null or "" or "replace" => OnConflict.Replace,
@@ -35,27 +36,33 @@ internal sealed class UploadNames(OnConflict onConflict, string collection, IDoc
             _ => throw new InvalidRequestException("on_conflict is replace, keep_both or refuse."),
         },
         collection,
-        store);
+        store,
+        queue);
 
     /// <param name="fileName">As it was sent.</param>
     /// <param name="hash">Of the file's bytes.</param>
     /// <returns>The source.</returns>
-    /// <exception cref="ConflictException">There is a document of this name with other content, and that is to be refused.</exception>
-    public string Take(string fileName, string hash)
+    /// <exception cref="ConflictException">There is a document of this name with other content, or about to be one, and that is to be refused.</exception>
+    public async Task<string> TakeAsync(string fileName, string hash, CancellationToken cancellation)
     {
         string path = Relative(fileName), source = $"upload:{path}";
         for (int number = 2; ; number++)
         {
             if (_taken.Add(source))
             {
-                Document? there = onConflict == OnConflict.Replace ? null : store.Document(collection, source);
-                if (there is null || there.ContentHash == hash)
+                if (onConflict == OnConflict.Replace)
+                {
+                    return source;
+                }
+                bool waits = await queue.IsWaitedForAsync(collection, source, cancellation);
+                Document? there = store.Document(collection, source);
+                if (!waits && (there is null || there.ContentHash == hash))
                 {
                     return source;
                 }
                 if (onConflict == OnConflict.Refuse)
                 {
-                    throw new ConflictException($"There is a document {source} with other content (id {there.Id}). Send on_conflict=replace or on_conflict=keep_both.");
+                    throw new ConflictException((waits ? $"A file for {source} is being ingested." : $"There is a document {source} with other content (id {there!.Id}).") + " Send on_conflict=replace or on_conflict=keep_both.");
                 }
             }
             string extension = Path.GetExtension(path);
