@@ -53,6 +53,9 @@ public sealed class DiptychOptions
 
     public LlmOptions Llm { get; set; } = new();
 
+    /// <summary>The processes that read files.</summary>
+    public ReaderOptions Readers { get; set; } = new();
+
     /// <summary>By the name under which they are served: models behind OpenAI-compatible servers, which embed texts.</summary>
     public IDictionary<string, RemoteEmbeddingOptions> Embeddings { get; set; } = new Dictionary<string, RemoteEmbeddingOptions>(StringComparer.Ordinal);
 
@@ -100,6 +103,7 @@ public sealed class DiptychOptions
         Require(Llm.SwapMb >= 0, "Llm:SwapMb", "0 or above");
         Require(Llm.Endpoint is null || Llm.Model is { Length: > 0 }, "Llm:Model", "the name of a model, since Llm:Endpoint is set");
         Require(Llm.TimeoutSeconds > 0, "Llm:TimeoutSeconds", "above 0");
+        Readers.Validate(Require);
         foreach (var (name, remote) in Embeddings)
         {
             Require(Uri.TryCreate(remote.Endpoint, UriKind.Absolute, out Uri? server) && server.Scheme is "http" or "https", $"Embeddings:{name}:Endpoint", "an address such as http://127.0.0.1:8080/v1");

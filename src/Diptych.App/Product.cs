@@ -1,4 +1,3 @@
-using Diptych.Core;
 using Diptych.Engine.Answering;
 using Diptych.Engine.Evaluation;
 using Diptych.Engine.Ingestion;
@@ -10,7 +9,7 @@ using Diptych.Index.Postgres;
 using Diptych.Index.Sqlite;
 using Diptych.Inference;
 using Diptych.Inference.Memory;
-using Diptych.Reading.Images;
+using Diptych.Reading.Processes;
 using Diptych.Runtimes.Decoding;
 using Diptych.Runtimes.Encoders;
 using Diptych.Runtimes.Ocr;
@@ -23,18 +22,22 @@ namespace Diptych.App;
 /// <summary>The parts wired together: models, scheduler, store, and what works over them.</summary>
 public sealed class Product : IAsyncDisposable
 {
+    /// <summary>What the program is started with to be a process that reads.</summary>
+    internal const string ReaderArgument = "reader";
+
     private readonly InferenceService _inference;
+    private readonly ReaderPool _readers;
     private readonly Lazy<LocalModel?> _languageModel;
     private readonly Lazy<Answerer> _answerer;
     private readonly RemoteChat? _writer;
 
-    private Product(InferenceService inference, Embedder embedder, IImageDecoder images, IPictureReader? pictures, Lazy<LocalModel?> languageModel, IDocumentStore store, TimeProvider time, LlmOptions llm, RemoteChat? writer)
+    private Product(InferenceService inference, Embedder embedder, ReaderPool readers, IPictureReader? pictures, Lazy<LocalModel?> languageModel, IDocumentStore store, TimeProvider time, LlmOptions llm, RemoteChat? writer)
     {
-        (_inference, _writer) = (inference, writer);
+        (_inference, _readers, _writer) = (inference, readers, writer);
         Embedder = embedder;
         _languageModel = languageModel;
         Store = store;
-        Ingestor = new Ingestor(store, embedder, images, time, pictures);
+        Ingestor = new Ingestor(store, embedder, readers, time, pictures);
         Searcher = new Searcher(store, embedder);
         Evaluator = new Evaluator(Ingestor, Searcher);
         Tuner = new Tuner(store, embedder, Searcher);
@@ -80,14 +83,14 @@ public sealed class Product : IAsyncDisposable
     {
         var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
         var inference = new InferenceService([text, image], time, options.Inference());
-        IImageDecoder images = new SkiaImageDecoder();
+        var readers = new ReaderPool(ReaderCommand.Of(typeof(Product).Assembly.Location, ReaderArgument), options.Readers.Limits(), time, options.Readers.Processes);
         var preparation = new PreparationPool();
         Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
         // Models that were added are loaded when they are asked for.
         InstalledModel? reader = options.ReadPictures ? options.Models().List().FirstOrDefault(m => m.Kind == ModelKind.PictureReader) : null;
         try
         {
-            var embedder = new Embedder(inference, tokenizer, images, preparation, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
+            var embedder = new Embedder(inference, tokenizer, readers, preparation, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
             IDocumentStore store = await Task.Run<IDocumentStore>(
                 () => options.Store is { Length: > 0 } address
                     ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time)
@@ -96,7 +99,7 @@ public sealed class Product : IAsyncDisposable
             await load;
             IPictureReader? pictures = reader is null ? null : PpOcr.Open(options.Models().PathOf(reader), inference);
             // Read when somebody first asks: a search need not wait for it.
-            var reading = new PictureReading(inference, images, preparation, options.StarterModel);
+            var reading = new PictureReading(inference, readers, preparation, options.StarterModel);
             var languageModel = new Lazy<LocalModel?>(() => OpenLanguageModel(options, inference, reading, time));
             ModelFolder folder = options.Models();
             var encoders = new Dictionary<string, IEncoder>(StringComparer.Ordinal);
@@ -106,7 +109,7 @@ public sealed class Product : IAsyncDisposable
                 switch (model.Kind)
                 {
                     case ModelKind.DualEncoder:
-                        encoders.Add(model.Name, DualEncoder.Open(model.Name, folder.PathOf(model), inference, images, preparation));
+                        encoders.Add(model.Name, DualEncoder.Open(model.Name, folder.PathOf(model), inference, readers, preparation));
                         break;
                     case ModelKind.TextEncoder:
                         encoders.Add(model.Name, TextEncoder.Open(model.Name, folder.PathOf(model), inference));
@@ -124,7 +127,7 @@ public sealed class Product : IAsyncDisposable
                     throw new Core.InvalidRequestException($"Setting 'Diptych:Embeddings:{name}' has the name of a model that was added.");
                 }
             }
-            return new Product(inference, embedder, images, pictures, languageModel, store, time, options.Llm, options.Llm.Endpoint is null ? null : servers.Chat(options.Llm))
+            return new Product(inference, embedder, readers, pictures, languageModel, store, time, options.Llm, options.Llm.Endpoint is null ? null : servers.Chat(options.Llm))
             {
                 Encoders = encoders,
                 Rerankers = rerankers,
@@ -137,6 +140,7 @@ public sealed class Product : IAsyncDisposable
             await load.ContinueWith(_ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
             await inference.DisposeAsync();
             preparation.Dispose();
+            readers.Dispose();
             throw;
         }
     }
@@ -145,6 +149,7 @@ public sealed class Product : IAsyncDisposable
     {
         await _inference.DisposeAsync();
         Embedder.Preparation.Dispose();
+        _readers.Dispose();
         _writer?.Dispose();
         foreach (RemoteEncoder remote in Encoders.Values.OfType<RemoteEncoder>())
         {

@@ -1,13 +1,6 @@
-using System.Globalization;
+using Diptych.App;
 using Diptych.App.Commands;
-using Spectre.Console;
+using Diptych.Reading.Processes;
 
-CultureInfo.DefaultThreadCurrentCulture = CultureInfo.InvariantCulture;
-CultureInfo.DefaultThreadCurrentUICulture = CultureInfo.InvariantCulture;
-CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
-if (Console.IsOutputRedirected)
-{
-    // A pipe has no width: lines stay whole.
-    AnsiConsole.Profile.Width = 4096;
-}
-return await CommandLine.RunAsync(args);
+// A process that reads needs nothing of what a command does, and begins at once.
+return args is [Product.ReaderArgument] ? ReaderProgram.Run() : await CommandLine.StartAsync(args);

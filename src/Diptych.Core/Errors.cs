@@ -6,9 +6,6 @@ public sealed class SourceChangedException(string message) : Exception(message);
 /// <summary>What is asked for would overwrite something, and the request says that nothing may be.</summary>
 public sealed class ConflictException(string message) : Exception(message);
 
-/// <summary>A file that cannot be ingested, with the reason as its message.</summary>
-public sealed class UnreadableException(string message, Exception? inner = null) : Exception(message, inner);
-
 /// <summary>There is no room left for what is to be stored; the message says where.</summary>
 public sealed class StorageFullException(string message, Exception? cause = null) : Exception(message, cause)
 {

@@ -11,11 +11,12 @@ public sealed record RgbImage(byte[] Pixels, int Width, int Height);
 /// <param name="Full">The picture itself, where it was asked for.</param>
 public sealed record PreparedImage(byte[] Pixels, byte[] Thumbnail, int WidthPx, int HeightPx, RgbImage? Full = null);
 
-/// <summary>Decodes an image file; implemented over a native codec, faked in tests.</summary>
+/// <summary>Decodes an image file: in this process, or in others that may fail without harm to this one.</summary>
 public interface IImageDecoder
 {
+    /// <summary>Decodes on the calling thread, or has it wait.</summary>
     /// <param name="thumbnail">False skips the thumbnail, which a query has no use for.</param>
     /// <param name="fullSide">Above 0: the picture itself is wanted too, its longer side at most this many pixels.</param>
-    /// <exception cref="InvalidDataException">Not an image, damaged, or larger than the pixel limit; the message says which.</exception>
-    PreparedImage Prepare(ReadOnlyMemory<byte> file, bool thumbnail = true, int fullSide = 0);
+    /// <exception cref="UnreadableException">Not an image, damaged, or beyond a limit; the message says which.</exception>
+    PreparedImage Prepare(byte[] file, bool thumbnail = true, int fullSide = 0, CancellationToken cancellation = default);
 }

@@ -16,13 +16,32 @@ public enum BlockKind
 /// <summary>A piece of a document in reading order.</summary>
 /// <param name="Text">The words; for a picture its alternative text or caption.</param>
 /// <param name="Level">1 to 6 for a heading.</param>
-/// <param name="Image">The encoded picture.</param>
 /// <param name="Label">What a person calls the place, where the format names places.</param>
-public sealed record Block(BlockKind Kind, string Text, int Level = 0, int? Page = null, Box? Box = null, string? Label = null, byte[]? Image = null);
+/// <param name="Image">The encoded picture.</param>
+public sealed record Block(BlockKind Kind, string Text, int Level = 0, int? Page = null, Box? Box = null, string? Label = null, byte[]? Image = null)
+{
+    /// <summary>The region on the page. What a file gives that is no region (an edge that is no number) is none.</summary>
+    public Box? Box { get; init => field = Valid(value); } = Valid(Box);
+
+    /// <summary>What the picture was decoded to; null until it is.</summary>
+    public PreparedImage? Prepared { get; init; }
+
+    private static Box? Valid(Box? box) => box is { } b && double.IsFinite(b.X) && double.IsFinite(b.Y) && double.IsFinite(b.Width) && double.IsFinite(b.Height) ? b.Clamp() : null;
+}
+
+/// <summary>A file within a file, such as what a mail carries: it is read as a file of its own.</summary>
+/// <param name="MediaType">What its sender said it is.</param>
+public sealed record Attachment(string Name, string? MediaType, byte[] Bytes);
 
 /// <summary>A document as its reader understood it.</summary>
 /// <param name="Title">Null where the format has none; the file's name is used then.</param>
-public sealed record ReadDocument(string? Title, Metadata Metadata, IReadOnlyList<Block> Blocks, int PageCount = 0);
+public sealed record ReadDocument(string? Title, Metadata Metadata, IReadOnlyList<Block> Blocks, int PageCount = 0)
+{
+    public IReadOnlyList<Attachment> Attachments { get; init; } = [];
+
+    /// <summary>What could not be read of it: a sentence each.</summary>
+    public IReadOnlyList<string> Warnings { get; init; } = [];
+}
 
 /// <summary>What a reader gets.</summary>
 /// <param name="Name">File name, with extension.</param>

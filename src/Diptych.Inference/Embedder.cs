@@ -53,13 +53,13 @@ public sealed class Embedder
 
     /// <summary>Decodes an image file and embeds it; one that would be late is refused before it is decoded.</summary>
     /// <exception cref="OverloadedException">It would be late.</exception>
-    /// <exception cref="InvalidDataException">Not an image, damaged, or too large.</exception>
-    public async Task<float[]> EmbedImageFileAsync(ReadOnlyMemory<byte> file, Lane lane, CancellationToken cancellation)
+    /// <exception cref="UnreadableException">Not an image, damaged, or too large.</exception>
+    public async Task<float[]> EmbedImageFileAsync(byte[] file, Lane lane, CancellationToken cancellation)
     {
         RequestTerms terms = RequestTerms.Current;
         lane = terms.Lane ?? lane;
         _service.Admit(_imageModel, lane, 1, terms.Left(_service.Time), terms.Tenant);
-        PreparedImage prepared = await Preparation.RunAsync(() => _images.Prepare(file, thumbnail: false), lane, file.Length, cancellation).ConfigureAwait(false);
+        PreparedImage prepared = await Preparation.RunAsync(() => _images.Prepare(file, thumbnail: false, cancellation: cancellation), lane, file.Length, cancellation).ConfigureAwait(false);
         return await EmbedImageAsync(prepared.Pixels, lane, cancellation).ConfigureAwait(false);
     }
 

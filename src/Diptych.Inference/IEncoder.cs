@@ -22,7 +22,7 @@ public interface IEncoder
     Task<float[]> EmbedTextAsync(string text, Lane lane, CancellationToken cancellation);
 
     /// <exception cref="InvalidRequestException">It embeds no pictures.</exception>
-    /// <exception cref="InvalidDataException">Not an image, damaged, or too large.</exception>
+    /// <exception cref="UnreadableException">Not an image, damaged, or too large.</exception>
     /// <exception cref="OverloadedException">It would be late.</exception>
     Task<float[]> EmbedImageAsync(byte[] file, Lane lane, CancellationToken cancellation);
 }

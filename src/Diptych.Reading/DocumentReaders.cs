@@ -3,8 +3,8 @@ using Diptych.Reading.Readers;
 
 namespace Diptych.Reading;
 
-/// <summary>All readers, by media type.</summary>
-public static class DocumentReaders
+/// <summary>The readers of all formats, by media type.</summary>
+internal static class DocumentReaders
 {
     private static readonly Dictionary<string, IFormatReader> ByMediaType = new(StringComparer.Ordinal)
     {
@@ -19,12 +19,12 @@ public static class DocumentReaders
         ["text/tab-separated-values"] = new CsvReader(),
         [MediaTypes.Json] = new JsonReader(lines: false),
         [MediaTypes.JsonLines] = new JsonReader(lines: true),
-        [MediaTypes.Email] = new EmailReader(type => type == MediaTypes.Email ? null : For(type)),
+        [MediaTypes.Email] = new EmailReader(),
     };
 
     private static readonly ImageReader Images = new();
 
-    internal static IFormatReader? For(string mediaType) => MediaTypes.IsImage(mediaType) ? Images : ByMediaType.GetValueOrDefault(mediaType);
+    private static IFormatReader? For(string mediaType) => MediaTypes.IsImage(mediaType) ? Images : ByMediaType.GetValueOrDefault(mediaType);
 
     /// <summary>Reads a file of a type that <see cref="MediaTypes.Detect"/> gave.</summary>
     /// <exception cref="UnreadableException">The file cannot be read; the message says why.</exception>

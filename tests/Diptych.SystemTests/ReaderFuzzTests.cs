@@ -1,6 +1,6 @@
 using Diptych.Core;
 using Diptych.Reading;
-using Diptych.Reading.Images;
+using Diptych.Reading.Processes;
 using Xunit;
 
 namespace Diptych.SystemTests;
@@ -27,7 +27,7 @@ public sealed class ReaderFuzzTests
             .. Directory.GetFiles(Path.Combine(Host.Samples, "photos")),
             .. pdfs[..3],
         ];
-        IImageDecoder decoder = new SkiaImageDecoder();
+        using ReaderPool readers = Open();
         var random = new Random(17);
         int read = 0, refused = 0;
         foreach (string seed in seeds)
@@ -35,7 +35,7 @@ public sealed class ReaderFuzzTests
             byte[] original = await File.ReadAllBytesAsync(seed);
             // A long document takes its time; what a mutation may add to that is bounded.
             long start = TimeProvider.System.GetTimestamp();
-            Assert.True(Read(Path.GetFileName(seed), original, decoder, CancellationToken.None), $"{seed} itself is not readable");
+            Assert.True(Read(Path.GetFileName(seed), original, readers, CancellationToken.None), $"{seed} itself is not readable");
             TimeSpan whole = TimeProvider.System.GetElapsedTime(start), limit = whole + Limit;
             for (int i = 0; i < (whole > Slow ? MutationsEach / 4 : MutationsEach); i++)
             {
@@ -43,7 +43,7 @@ public sealed class ReaderFuzzTests
                 GC.Collect();
                 long before = GC.GetTotalMemory(false);
                 using var cancel = new CancellationTokenSource();
-                Task<bool> work = Task.Run(() => Read(Path.GetFileName(seed), mutated, decoder, cancel.Token));
+                Task<bool> work = Task.Run(() => Read(Path.GetFileName(seed), mutated, readers, cancel.Token));
                 if (await Task.WhenAny(work, Task.Delay(limit, TimeProvider.System)) != work)
                 {
                     await cancel.CancelAsync();
@@ -70,7 +70,8 @@ public sealed class ReaderFuzzTests
                 peak = Math.Max(peak, GC.GetTotalMemory(true));
             }
         });
-        ReadDocument document = DocumentReaders.Read("application/pdf", new SourceFile("refman.pdf", manual), CancellationToken.None);
+        using ReaderPool readers = Open();
+        ReadDocument document = readers.Read(new SourceFile("refman.pdf", manual), "application/pdf", 0, CancellationToken.None).ToDocument();
         await done.CancelAsync();
         await watch;
         Assert.True(document.PageCount > 2000, $"{document.PageCount} pages");
@@ -96,18 +97,17 @@ public sealed class ReaderFuzzTests
         return files;
     }
 
-    private static bool Read(string name, byte[] bytes, IImageDecoder decoder, CancellationToken cancellation)
+    /// <summary>The processes of the program itself.</summary>
+    private static ReaderPool Open() => new(ReaderCommand.Of(Host.Program, "reader"), new ReaderLimits(), TimeProvider.System, 2);
+
+    private static bool Read(string name, byte[] bytes, ReaderPool readers, CancellationToken cancellation)
     {
         try
         {
-            ReadDocument document = DocumentReaders.Read(MediaTypes.Detect(name, bytes), new SourceFile(name, bytes), cancellation);
-            foreach (Block picture in document.Blocks.Where(b => b.Image is not null))
-            {
-                decoder.Prepare(picture.Image);
-            }
+            _ = readers.Read(new SourceFile(name, bytes), MediaTypes.Detect(name, bytes), 0, cancellation).ToDocument();
             return true;
         }
-        catch (Exception refusal) when (refusal is UnreadableException or InvalidDataException)
+        catch (UnreadableException refusal)
         {
             Assert.NotEmpty(refusal.Message);
             return false;

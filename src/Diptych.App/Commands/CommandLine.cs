@@ -1,5 +1,7 @@
 using System.CommandLine;
+using System.Globalization;
 using Diptych.Core;
+using Spectre.Console;
 
 namespace Diptych.App.Commands;
 
@@ -57,6 +59,20 @@ internal static class CommandLine
         root.Subcommands.Add(DoctorCommand.Build());
         root.Subcommands.Add(CompletionCommand.Build());
         return root;
+    }
+
+    /// <summary>Runs the command line as the program does: one culture everywhere, and lines that stay whole in a pipe.</summary>
+    public static Task<int> StartAsync(string[] args)
+    {
+        CultureInfo.DefaultThreadCurrentCulture = CultureInfo.InvariantCulture;
+        CultureInfo.DefaultThreadCurrentUICulture = CultureInfo.InvariantCulture;
+        CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+        if (Console.IsOutputRedirected)
+        {
+            // A pipe has no width.
+            AnsiConsole.Profile.Width = 4096;
+        }
+        return RunAsync(args);
     }
 
     /// <summary>Runs the command line; every foreseeable failure is one sentence on standard error.</summary>

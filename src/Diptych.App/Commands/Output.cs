@@ -127,7 +127,7 @@ internal sealed class IngestProgress(bool json, FileSources? files = null)
     {
         if (json)
         {
-            Output.Json(new { @event = "file", e.Source, e.Outcome, e.Reason, document_id = e.Document?.Id, totals });
+            Output.Json(new { @event = "file", e.Source, e.Outcome, e.Reason, document_id = e.Document?.Id, warnings = e.Warnings.Count > 0 ? e.Warnings : null, totals });
         }
         else if (e.Outcome == IngestOutcome.Failed)
         {
@@ -136,6 +136,13 @@ internal sealed class IngestProgress(bool json, FileSources? files = null)
         else if (totals is { Done: var done, Found: var found } && done % 100 == 0)
         {
             Console.WriteLine($"{done} of {found} files, {Rate(totals)} files/s");
+        }
+        if (!json)
+        {
+            foreach (string warning in e.Warnings)
+            {
+                AnsiConsole.MarkupLine($"[yellow]partly read[/] {e.Source.ForTerminal()}: {warning.ForTerminal()}");
+            }
         }
     }
 

@@ -106,7 +106,7 @@ internal static class OpenAiEndpoints
         {
             return await (added?.EmbedImageAsync(image, lane, cancellation) ?? product.Embedder.EmbedImageFileAsync(image, lane, cancellation));
         }
-        catch (InvalidDataException error)
+        catch (UnreadableException error)
         {
             throw new InvalidRequestException($"An input image cannot be used. {error.Message}");
         }

@@ -7,8 +7,8 @@ namespace Diptych.Engine.Ingestion;
 
 /// <summary>A passage before it is embedded.</summary>
 /// <param name="EmbeddedText">What the text tower reads: the passage under its headings. Empty for a picture without words.</param>
-/// <param name="Image">The encoded picture, for an image passage.</param>
-public sealed record Chunk(Passage Passage, string EmbeddedText, byte[]? Image);
+/// <param name="Picture">The picture's block, for an image passage.</param>
+public sealed record Chunk(Passage Passage, string EmbeddedText, Block? Picture);
 
 /// <summary>
 /// Cuts a document into passages along its structure: a passage never spans two headings, pages, or a table and prose; a sentence is
@@ -29,6 +29,15 @@ public sealed partial class Chunker(ITokenizer tokenizer)
     /// <summary>A longer first row is no header worth repeating.</summary>
     private const int MaxHeaderTokens = 64;
 
+    /// <summary>
+    /// Characters that count as a token at least: a word that the vocabulary has not is one token however long it is, and a passage is
+    /// for people too.
+    /// </summary>
+    private const int MaxTokenCharacters = 16;
+
+    /// <summary>Characters of a paragraph that are looked at for what it says about a picture.</summary>
+    private const int PictureContextCharacters = PictureContextTokens * MaxTokenCharacters;
+
     private readonly int _window = tokenizer.MaxTokens - 2;
 
     /// <returns>The extracted text, and the passages whose character ranges count in it.</returns>
@@ -40,6 +49,7 @@ public sealed partial class Chunker(ITokenizer tokenizer)
         var open = new List<Piece>();
         string path = "";
         string? tableHeader = null;
+        bool picturesAlone = document.Blocks.All(b => b.Kind == BlockKind.Picture);
         for (int i = 0; i < document.Blocks.Count; i++)
         {
             cancellation.ThrowIfCancellationRequested();
@@ -47,7 +57,7 @@ public sealed partial class Chunker(ITokenizer tokenizer)
             if (block.Kind == BlockKind.Picture)
             {
                 Flush(chunks, open, path, tableHeader);
-                AddPicture(chunks, document.Blocks, i, path);
+                AddPicture(chunks, document.Blocks, i, path, picturesAlone);
                 continue;
             }
             string content = Clean(block.Text);
@@ -60,11 +70,12 @@ public sealed partial class Chunker(ITokenizer tokenizer)
             {
                 Flush(chunks, open, path, tableHeader);
                 headings.RemoveAll(h => h.Level >= block.Level);
-                headings.Add((block.Level, content));
+                string heading = content.Length <= MaxHeadingLength ? content : content[..WholeCharacters(content, 0, MaxHeadingLength)];
+                headings.Add((block.Level, heading));
                 path = string.Join(PathSeparator, headings.Select(h => h.Text));
-                if (tokenizer.Count(path) > MaxPathTokens)
+                if (Measure(path) > MaxPathTokens)
                 {
-                    path = content.Length <= MaxHeadingLength ? content : content[..MaxHeadingLength];
+                    path = heading;
                 }
             }
             else if (startsTable || (open.Count > 0 && Splits(open[^1].Block, block)))
@@ -77,28 +88,34 @@ public sealed partial class Chunker(ITokenizer tokenizer)
             }
             else if (startsTable)
             {
-                tableHeader = tokenizer.Count(content) <= MaxHeaderTokens ? content : null;
+                tableHeader = Measure(content) <= MaxHeaderTokens ? content : null;
             }
             int start = text.Length;
             text.Append(content).Append(block.Kind is BlockKind.TableRow or BlockKind.ListItem ? "\n" : "\n\n");
             if (block.Kind != BlockKind.Heading)
             {
-                Append(chunks, open, new Piece(block, content, start), path, tableHeader);
+                Append(chunks, open, new Piece(block, content, start), path, tableHeader, cancellation);
             }
         }
         Flush(chunks, open, path, tableHeader);
-        return (text.ToString(), chunks.Count > 0 ? chunks : HeadingsOnly(document, text.ToString()));
+        if (chunks.Count > 0 || text.Length == 0)
+        {
+            return (text.ToString(), chunks);
+        }
+        // A document of headings alone: they are its text.
+        return Cut(document with { Blocks = [.. document.Blocks.Select(b => b with { Kind = BlockKind.Paragraph })] }, cancellation);
     }
 
     private static bool Splits(Block before, Block next) =>
         before.Page != next.Page || before.Label != next.Label || (before.Kind == BlockKind.TableRow) != (next.Kind == BlockKind.TableRow);
 
-    private void Append(List<Chunk> chunks, List<Piece> open, Piece piece, string path, string? tableHeader)
+    private void Append(List<Chunk> chunks, List<Piece> open, Piece piece, string path, string? tableHeader, CancellationToken cancellation)
     {
-        int budget = Budget(path) - (tableHeader is null || piece.Text == tableHeader ? 0 : tokenizer.Count(tableHeader));
+        int budget = Budget(path) - (tableHeader is null || piece.Text == tableHeader ? 0 : Measure(tableHeader));
         int used = open.Sum(p => p.Tokens);
         foreach (Piece part in Fit(piece, budget))
         {
+            cancellation.ThrowIfCancellationRequested();
             if (open.Count > 0 && used + part.Tokens > budget)
             {
                 Flush(chunks, open, path, tableHeader);
@@ -109,10 +126,10 @@ public sealed partial class Chunker(ITokenizer tokenizer)
         }
     }
 
-    /// <summary>The piece whole if it fits; else its sentences, joined up to the budget; a sentence that is too long is cut at words.</summary>
+    /// <summary>The piece whole if it fits; else its sentences, joined up to the budget; one that is too long is cut at line ends, and a line at words.</summary>
     private IEnumerable<Piece> Fit(Piece piece, int budget)
     {
-        piece.Tokens = tokenizer.Count(piece.Text);
+        piece.Tokens = Measure(piece.Text);
         if (piece.Tokens <= budget)
         {
             yield return piece;
@@ -121,9 +138,8 @@ public sealed partial class Chunker(ITokenizer tokenizer)
         // Parts of about one length: a short tail would be a passage that says little.
         budget = Math.Min(budget, (piece.Tokens / ((piece.Tokens + budget - 1) / budget)) + (budget / 8));
         int start = 0, tokens = 0, end = 0;
-        foreach (TextRange unit in Sentences.Split(piece.Text).SelectMany(s => SplitLong(piece.Text, s, budget)))
+        foreach (var (unit, count) in Sentences.Split(piece.Text).SelectMany(s => Units(piece.Text, s, budget)))
         {
-            int count = tokenizer.Count(piece.Text[unit.Start..unit.End]);
             if (end > start && tokens + count > budget)
             {
                 yield return piece.Slice(start, end, tokens);
@@ -134,28 +150,90 @@ public sealed partial class Chunker(ITokenizer tokenizer)
         yield return piece.Slice(start, end, tokens);
     }
 
-    private IEnumerable<TextRange> SplitLong(string text, TextRange sentence, int budget)
+    /// <summary>Ranges that cover a sentence, none above the budget, each with its measure. Every character is counted a bounded number of times.</summary>
+    private IEnumerable<(TextRange Range, int Tokens)> Units(string text, TextRange sentence, int budget)
     {
-        int start = sentence.Start;
-        while (start < sentence.End && tokenizer.Count(text[start..sentence.End]) > budget)
+        int whole = Measure(text[sentence.Start..sentence.End]);
+        if (whole <= budget)
         {
-            // The longest run of words that fits, by bisection over characters; at least one character, so that it ends.
-            int low = start + 1, high = sentence.End;
-            while (low < high)
-            {
-                int middle = (low + high + 1) / 2;
-                (low, high) = tokenizer.Count(text[start..middle]) <= budget ? (middle, high) : (low, middle - 1);
-            }
-            int space = text.LastIndexOf(' ', low - 1, low - start);
-            int cut = space > start ? space + 1 : low;
-            yield return new TextRange(start, cut);
-            start = cut;
+            yield return (sentence, whole);
+            yield break;
         }
-        if (start < sentence.End)
+        for (int start = sentence.Start, end; start < sentence.End; start = end)
         {
-            yield return new TextRange(start, sentence.End);
+            int newline = text.IndexOf('\n', start, sentence.End - start);
+            end = newline < 0 ? sentence.End : newline + 1;
+            int tokens = Measure(text[start..end]);
+            if (tokens <= budget)
+            {
+                yield return (new TextRange(start, end), tokens);
+                continue;
+            }
+            foreach (var part in Words(text, start, end, budget))
+            {
+                yield return part;
+            }
         }
     }
+
+    /// <summary>The words of a line, joined up to the budget; a word that is above it is cut.</summary>
+    private IEnumerable<(TextRange Range, int Tokens)> Words(string text, int start, int end, int budget)
+    {
+        int tokens = 0;
+        for (int at = start; at < end;)
+        {
+            int space = text.IndexOf(' ', at, Math.Min(budget, end - at)), next = space >= 0 ? space + 1 : end;
+            if (space >= 0 || end - at <= budget)
+            {
+                int count = Measure(text[at..next]);
+                if (tokens + count <= budget)
+                {
+                    (at, tokens) = (next, tokens + count);
+                    continue;
+                }
+            }
+            if (at == start)
+            {
+                // No more characters than a part may have are looked at, so that a line without a blank costs no more than one with.
+                at = Longest(text, at, space >= 0 ? next : Math.Min(end, at + (budget * MaxTokenCharacters)), budget);
+                tokens = Measure(text[start..at]);
+            }
+            yield return (new TextRange(start, at), tokens);
+            (start, tokens) = (at, 0);
+        }
+        if (start < end)
+        {
+            yield return (new TextRange(start, end), tokens);
+        }
+    }
+
+    /// <summary>Where the longest part ends that begins at a place and fits, by bisection between powers of two; one character at least, so that it ends.</summary>
+    private int Longest(string text, int start, int end, int budget)
+    {
+        int fits = start + 1, above = end;
+        for (int length = budget; start + length < end; length *= 2)
+        {
+            if (Measure(text[start..(start + length)]) > budget)
+            {
+                above = start + length;
+                break;
+            }
+            fits = start + length;
+        }
+        while (fits + 1 < above)
+        {
+            int middle = (fits + above) / 2;
+            (fits, above) = Measure(text[start..middle]) <= budget ? (middle, above) : (fits, middle);
+        }
+        return Math.Min(end, WholeCharacters(text, start, fits));
+    }
+
+    /// <summary>An end that does not lie within a character: moved back before its second half, or behind it where nothing else is left.</summary>
+    private static int WholeCharacters(string text, int start, int end) =>
+        end >= text.Length || !char.IsLowSurrogate(text[end]) || !char.IsHighSurrogate(text[end - 1]) ? end : end - 1 > start ? end - 1 : end + 1;
+
+    /// <summary>What a text takes of a window, in tokens.</summary>
+    private int Measure(string text) => Math.Max(tokenizer.Count(text), (text.Length + MaxTokenCharacters - 1) / MaxTokenCharacters);
 
     private void Flush(List<Chunk> chunks, List<Piece> open, string path, string? tableHeader)
     {
@@ -187,12 +265,11 @@ public sealed partial class Chunker(ITokenizer tokenizer)
         open.Clear();
     }
 
-    private void AddPicture(List<Chunk> chunks, IReadOnlyList<Block> blocks, int at, string path)
+    private void AddPicture(List<Chunk> chunks, IReadOnlyList<Block> blocks, int at, string path, bool alone)
     {
         Block picture = blocks[at];
         string words = Clean(picture.Text);
-        bool inside = blocks.Any(b => b.Kind != BlockKind.Picture);
-        if (inside)
+        if (!alone)
         {
             // A caption stands after its picture; failing that, the paragraph before says what is shown.
             string? near = Nearest(blocks, at, 1, b => CaptionStart().IsMatch(b.Text)) ?? Nearest(blocks, at, -1, _ => true) ?? Nearest(blocks, at, 1, _ => true);
@@ -206,7 +283,7 @@ public sealed partial class Chunker(ITokenizer tokenizer)
             HeadingPath = path,
             Anchor = new Anchor(picture.Page, picture.Box, null, null, picture.Label),
         };
-        chunks.Add(new Chunk(passage, words.Length == 0 ? "" : UnderHeadings(path, words), picture.Image));
+        chunks.Add(new Chunk(passage, words.Length == 0 ? "" : UnderHeadings(path, words), picture));
     }
 
     private static string? Nearest(IReadOnlyList<Block> blocks, int at, int step, Func<Block, bool> accept)
@@ -215,7 +292,8 @@ public sealed partial class Chunker(ITokenizer tokenizer)
         {
             if (blocks[i].Kind is BlockKind.Paragraph or BlockKind.ListItem && accept(blocks[i]))
             {
-                return Clean(blocks[i].Text);
+                string near = blocks[i].Text;
+                return Clean(near.Length <= PictureContextCharacters ? near : near[..WholeCharacters(near, 0, PictureContextCharacters)]);
             }
         }
         return null;
@@ -238,13 +316,7 @@ public sealed partial class Chunker(ITokenizer tokenizer)
         return kept.ToString().Trim();
     }
 
-    /// <summary>A document of headings alone is one passage: its text.</summary>
-    private static IReadOnlyList<Chunk> HeadingsOnly(ReadDocument document, string text) => string.IsNullOrWhiteSpace(text)
-        ? []
-        : [new Chunk(
-            new Passage { Modality = Modality.Text, Text = text.Trim(), Anchor = new Anchor(document.Blocks[0].Page, null, 0, text.Length) }, text.Trim(), null)];
-
-    private int Budget(string path) => path.Length == 0 ? _window : _window - tokenizer.Count(path);
+    private int Budget(string path) => path.Length == 0 ? _window : _window - Measure(path);
 
     private static string UnderHeadings(string path, string body) => path.Length == 0 ? body : $"{path}\n{body}";
 

@@ -6,7 +6,11 @@ namespace Diptych.Engine.Ingestion;
 /// <summary>Said once for each source, after its commit where it has one.</summary>
 /// <param name="Reason">Why it failed, or whose duplicate it is.</param>
 /// <param name="Lease">The job's item that ended with it, where there is one: in the store already where a document was committed.</param>
-public sealed record IngestEvent(string Source, IngestOutcome Outcome, string? Reason, Document? Document, int Images, ItemLease? Lease = null);
+public sealed record IngestEvent(string Source, IngestOutcome Outcome, string? Reason, Document? Document, int Images, ItemLease? Lease = null)
+{
+    /// <summary>What could not be read of a source that was: a sentence each.</summary>
+    public IReadOnlyList<string> Warnings { get; init; } = [];
+}
 
 /// <summary>Sums over a run so far.</summary>
 public sealed record IngestTotals
@@ -92,7 +96,4 @@ public sealed record IngestOptions
 
     /// <summary>A larger file is refused.</summary>
     public long MaxFileBytes { get; init; } = 512L << 20;
-
-    /// <summary>A reader that takes longer is given up on.</summary>
-    public TimeSpan ReadTimeLimit { get; init; } = TimeSpan.FromSeconds(120);
 }

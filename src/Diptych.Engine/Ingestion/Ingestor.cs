@@ -13,8 +13,9 @@ namespace Diptych.Engine.Ingestion;
 /// source -> read -> chunk -> embed -> commit, with every stage busy at once and a bounded queue between them. Reading and decoding
 /// fill the cores beside the models; commits are gathered, each document in one transaction. One file's failure is told and stops nothing.
 /// </summary>
+/// <param name="reader">Reads files and decodes their pictures.</param>
 /// <param name="pictures">Reads the text in pictures; null leaves them unread.</param>
-public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, IImageDecoder images, TimeProvider time, IPictureReader? pictures = null)
+public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, IDocumentReader reader, TimeProvider time, IPictureReader? pictures = null)
 {
     /// <summary>Documents between two stages.</summary>
     private const int QueueLength = 64;
@@ -157,92 +158,8 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             return null;
         }
         string mediaType = MediaTypes.Detect(source.Name, bytes, source.MediaType);
-        return await LimitAsync(stop => Ready(source, bytes, hash, mediaType, before is not null, stop), run.Options.ReadTimeLimit, cancellation).ConfigureAwait(false);
-    }
-
-    private Readied Ready(IngestSource source, byte[] bytes, string hash, string mediaType, bool replaces, CancellationToken cancellation)
-    {
-        ReadDocument read = DocumentReaders.Read(mediaType, new SourceFile(source.Name, bytes, source.Directory, source.Root), cancellation);
-        bool single = MediaTypes.IsImage(mediaType);
-        var prepared = new Dictionary<byte[], PreparedImage?>();
-        if (pictures is not null)
-        {
-            read = read with { Blocks = [.. read.Blocks.SelectMany(b => b.Image is null ? [b] : ReadPicture(b, single, prepared, cancellation).Prepend(b))] };
-        }
-        var (text, chunks) = _chunker.Cut(read, cancellation);
-        var passages = new List<(Chunk Chunk, PreparedImage? Image)>(chunks.Count);
-        foreach (Chunk chunk in chunks)
-        {
-            PreparedImage? image = chunk.Image is null ? null : prepared.TryGetValue(chunk.Image, out PreparedImage? known) ? known : Decode(chunk.Image, single, cancellation);
-            if (chunk.Image is null || image is not null)
-            {
-                passages.Add((chunk, image));
-            }
-        }
-        if (passages.Count == 0)
-        {
-            throw new UnreadableException("Nothing to read in it: neither text nor a picture.");
-        }
-        var document = new Document
-        {
-            Collection = "",
-            Source = source.Source,
-            ContentHash = hash,
-            MediaType = mediaType,
-            Title = read.Title ?? Path.GetFileNameWithoutExtension(source.Name),
-            SizeBytes = bytes.LongLength,
-            IngestedAt = time.GetUtcNow(),
-            PageCount = read.PageCount,
-            Metadata = read.Metadata.With(source.Metadata ?? Metadata.Empty),
-        };
-        return new Readied(document, text, source.KeepOriginal ? bytes : null, passages, single, replaces) { ReadTitle = read.Title, ReadMetadata = read.Metadata, Lease = source.Lease };
-    }
-
-    /// <summary>The text in a picture, as blocks that follow it. The decode serves the passage too.</summary>
-    private IEnumerable<Block> ReadPicture(Block block, bool single, Dictionary<byte[], PreparedImage?> prepared, CancellationToken cancellation)
-    {
-        if (prepared.ContainsKey(block.Image!))
-        {
-            return [];
-        }
-        PreparedImage? image = Decode(block.Image!, single, cancellation, pictures!.MaxSide);
-        prepared[block.Image!] = image is null ? null : image with { Full = null };
-        if (image?.Full is not { } full)
-        {
-            return [];
-        }
-        // This thread is the file's own: it may wait for the models.
-        IReadOnlyList<TextLine> lines = pictures.ReadAsync(full, Lane.Bulk, cancellation).GetAwaiter().GetResult();
-        return PictureText.Blocks(block, lines, full.Width, full.Height);
-    }
-
-    /// <summary>A file that is an image must decode; a broken picture inside a document is left out of it.</summary>
-    private PreparedImage? Decode(byte[] image, bool required, CancellationToken cancellation, int fullSide = 0)
-    {
-        cancellation.ThrowIfCancellationRequested();
-        try
-        {
-            return images.Prepare(image, fullSide: fullSide);
-        }
-        catch (InvalidDataException error)
-        {
-            return required ? throw new UnreadableException(error.Message, error) : null;
-        }
-    }
-
-    /// <summary>A reader stops at its next page or block. A parser caught in a loop of its own cannot be stopped, and is left behind.</summary>
-    private async Task<Readied> LimitAsync(Func<CancellationToken, Readied> work, TimeSpan limit, CancellationToken cancellation)
-    {
-        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        try
-        {
-            return await PreparationPool.OnOwnThread(() => work(stop.Token), stop.Token).WaitAsync(limit, time, cancellation).ConfigureAwait(false);
-        }
-        catch (TimeoutException error)
-        {
-            await stop.CancelAsync().ConfigureAwait(false);
-            throw new UnreadableException($"Reading took longer than {limit.TotalSeconds:0} s.", error);
-        }
+        // A thread of its own may wait for the reader and for the models.
+        return await PreparationPool.OnOwnThread(() => Ready(source, bytes, hash, mediaType, before is not null, cancellation), cancellation).ConfigureAwait(false);
     }
 
     private async Task EmbedAsync(
@@ -254,7 +171,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             IngestedPassage[] passages;
             try
             {
-                passages = await Task.WhenAll(readied.Passages.Select(p => EmbedAsync(p.Chunk, p.Image, readied.Single, token))).ConfigureAwait(false);
+                passages = await Task.WhenAll(readied.Chunks.Select(c => EmbedAsync(c, readied.Single, token))).ConfigureAwait(false);
             }
             catch (Exception error) when (IsOfFile(error, token))
             {
@@ -268,8 +185,9 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
         to.Complete();
     }
 
-    private async Task<IngestedPassage> EmbedAsync(Chunk chunk, PreparedImage? image, bool single, CancellationToken cancellation)
+    private async Task<IngestedPassage> EmbedAsync(Chunk chunk, bool single, CancellationToken cancellation)
     {
+        PreparedImage? image = chunk.Picture?.Prepared;
         Task<TextEmbedding>? text = chunk.EmbeddedText.Length > 0 ? embedder.EmbedTextAsync(chunk.EmbeddedText, Lane.Bulk, cancellation) : null;
         if (image is null)
         {
@@ -278,7 +196,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
         }
         float[] cross = await embedder.EmbedImageAsync(image.Pixels, Lane.Bulk, cancellation).ConfigureAwait(false);
         Passage passage = chunk.Passage with { WidthPx = image.WidthPx, HeightPx = image.HeightPx };
-        return new IngestedPassage(passage, text is null ? null : (await text.ConfigureAwait(false)).Text, cross, image.Thumbnail, single ? null : chunk.Image);
+        return new IngestedPassage(passage, text is null ? null : (await text.ConfigureAwait(false)).Text, cross, image.Thumbnail, single ? null : chunk.Picture!.Image);
     }
 
     private async Task CommitAsync(ChannelReader<(Readied Source, IngestedDocument Document)> from, Run run, CancellationToken cancellation)
@@ -320,7 +238,7 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
             Readied source = batch[i].Source;
             run.Return(source.ReservedBytes);
             IngestOutcome outcome = committed[i].Id == 0 ? IngestOutcome.Cancelled : source.Replaces ? IngestOutcome.Replaced : IngestOutcome.Added;
-            run.Say(new IngestEvent(committed[i].Source, outcome, null, committed[i], batch[i].Document.Passages.Count(p => p.Thumbnail is not null), source.Lease));
+            run.Say(new IngestEvent(committed[i].Source, outcome, null, committed[i], batch[i].Document.Passages.Count(p => p.Thumbnail is not null), source.Lease) { Warnings = source.Warnings });
         }
     }
 
@@ -336,8 +254,10 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, II
 
     /// <summary>A document with its pixels, before it is embedded.</summary>
     private sealed record Readied(
-        Document Document, string Text, byte[]? Original, IReadOnlyList<(Chunk Chunk, PreparedImage? Image)> Passages, bool Single, bool Replaces)
+        Document Document, string Text, byte[]? Original, IReadOnlyList<Chunk> Chunks, bool Single, bool Replaces)
     {
+        public IReadOnlyList<string> Warnings { get; init; } = [];
+
         public long ReservedBytes { get; init; }
 
         public string? ReadTitle { get; init; }

@@ -71,7 +71,7 @@ public sealed record QueryVectors(IReadOnlyList<PartVectors> Parts, float[]? Tex
             {
                 return new PartVectors(part, null, await embedder.EmbedImageFileAsync(part.Image, Lane.Interactive, cancellation).ConfigureAwait(false), true);
             }
-            catch (InvalidDataException error)
+            catch (UnreadableException error)
             {
                 throw new InvalidRequestException($"The query's image cannot be used. {error.Message}");
             }

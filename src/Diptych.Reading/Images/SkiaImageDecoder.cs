@@ -10,7 +10,7 @@ namespace Diptych.Reading.Images;
 /// thumbnail. A JPEG much larger than needed is shrunk while it is decoded (libjpeg's scaled DCT).
 /// </summary>
 /// <param name="maxPixels">A larger picture is refused before a pixel of it is decoded.</param>
-public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecoder
+public sealed class SkiaImageDecoder(long maxPixels = ReaderLimits.DefaultPixels) : IImageDecoder
 {
     /// <summary>Side of the model's input, in pixels.</summary>
     public const int ModelSide = 224;
@@ -26,22 +26,23 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
     /// <summary>Shorter side, in pixels, from which a photo is decoded at the smallest scale that serves.</summary>
     private const int LargePhoto = 2000;
 
-    public PreparedImage Prepare(ReadOnlyMemory<byte> file, bool thumbnail = true, int fullSide = 0)
+    public PreparedImage Prepare(byte[] file, bool thumbnail = true, int fullSide = 0, CancellationToken cancellation = default)
     {
-        using Decoded image = IsTiff(file.Span) ? DecodeTiff(file) : DecodeSkia(file, fullSide);
+        cancellation.ThrowIfCancellationRequested();
+        using Decoded image = IsTiff(file) ? DecodeTiff(file) : DecodeSkia(file, fullSide);
         byte[] pixels = Resize(image.Bitmap, ModelSide, ModelSide);
         // A file that is small already is its own thumbnail: encoding it anew would cost more than a tenth of its ingestion.
-        bool small = file.Length <= SmallFileBytes && file.Span.StartsWith(JpegStart);
-        byte[] shown = !thumbnail ? [] : small ? file.ToArray() : Thumbnail(image.Bitmap);
+        bool small = file.Length <= SmallFileBytes && file.AsSpan().StartsWith(JpegStart);
+        byte[] shown = !thumbnail ? [] : small ? file : Thumbnail(image.Bitmap);
         return new PreparedImage(pixels, shown, image.WidthPx, image.HeightPx, fullSide > 0 ? Full(image.Bitmap, fullSide) : null);
     }
 
     private static bool IsTiff(ReadOnlySpan<byte> file) => file.StartsWith("II*\0"u8) || file.StartsWith("MM\0*"u8);
 
-    private Decoded DecodeSkia(ReadOnlyMemory<byte> file, int fullSide)
+    private Decoded DecodeSkia(byte[] file, int fullSide)
     {
-        using SKData data = SKData.CreateCopy(file.Span);
-        using SKCodec codec = SKCodec.Create(data) ?? throw new InvalidDataException("Not an image that can be decoded, or damaged in its header.");
+        using SKData data = SKData.CreateCopy(file);
+        using SKCodec codec = SKCodec.Create(data) ?? throw new UnreadableException("Not an image that can be decoded, or damaged in its header.");
         Check(codec.Info.Width, codec.Info.Height);
         SKSizeI size = codec.Info.Size;
         int shorter = Math.Min(size.Width, size.Height);
@@ -59,6 +60,7 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
                 }
             }
         }
+        CheckDecoded(size.Width, size.Height);
         var info = new SKImageInfo(size.Width, size.Height, SKColorType.Rgba8888, SKAlphaType.Unpremul, codec.Info.ColorSpace);
         var bitmap = new SKBitmap(info);
         try
@@ -66,11 +68,11 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
             SKCodecResult result = codec.GetPixels(info, bitmap.GetPixels());
             if (result is not (SKCodecResult.Success or SKCodecResult.IncompleteInput))
             {
-                throw new InvalidDataException($"The image is damaged ({result}).");
+                throw new UnreadableException($"The image is damaged ({result}).");
             }
             if (result == SKCodecResult.IncompleteInput)
             {
-                throw new InvalidDataException("The image file is truncated.");
+                throw new UnreadableException("The image file is truncated.");
             }
             OverWhite(bitmap, codec.Info.AlphaType);
             bool turned = IsTurned(codec.EncodedOrigin);
@@ -86,16 +88,27 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
         }
     }
 
-    private Decoded DecodeTiff(ReadOnlyMemory<byte> file)
+    private Decoded DecodeTiff(byte[] file)
     {
-        using var stream = new MemoryStream(file.ToArray(), writable: false);
-        using Tiff tiff = Tiff.ClientOpen("image", "r", stream, new TiffStream()) ?? throw new InvalidDataException("The TIFF file is damaged.");
-        int width = tiff.GetField(TiffTag.IMAGEWIDTH)?[0].ToInt() ?? 0, height = tiff.GetField(TiffTag.IMAGELENGTH)?[0].ToInt() ?? 0;
-        Check(width, height);
-        int[] raster = new int[width * height];
-        if (!tiff.ReadRGBAImageOriented(width, height, raster, Orientation.TOPLEFT))
+        int width, height;
+        int[] raster;
+        try
         {
-            throw new InvalidDataException("The TIFF file is damaged, or uses an encoding that is not supported.");
+            using var stream = new MemoryStream(file, writable: false);
+            using Tiff tiff = Tiff.ClientOpen("image", "r", stream, new TiffStream()) ?? throw new UnreadableException("The TIFF file is damaged.");
+            (width, height) = (tiff.GetField(TiffTag.IMAGEWIDTH)?[0].ToInt() ?? 0, tiff.GetField(TiffTag.IMAGELENGTH)?[0].ToInt() ?? 0);
+            Check(width, height);
+            CheckDecoded(width, height);
+            raster = new int[width * height];
+            if (!tiff.ReadRGBAImageOriented(width, height, raster, Orientation.TOPLEFT))
+            {
+                throw new UnreadableException("The TIFF file is damaged, or uses an encoding that is not supported.");
+            }
+        }
+        catch (Exception error) when (error is not (UnreadableException or OutOfMemoryException))
+        {
+            // The library follows whatever offsets a damaged file has.
+            throw new UnreadableException($"The TIFF file is damaged ({error.GetType().Name}).", error);
         }
         var bitmap = new SKBitmap(new SKImageInfo(width, height, SKColorType.Rgba8888, SKAlphaType.Unpremul));
         MemoryMarshal.AsBytes(raster.AsSpan()).CopyTo(bitmap.GetPixelSpan());
@@ -103,15 +116,24 @@ public sealed class SkiaImageDecoder(long maxPixels = 200_000_000) : IImageDecod
         return new Decoded(bitmap, width, height);
     }
 
+    /// <summary>What is held in memory, four bytes a pixel.</summary>
+    private void CheckDecoded(int width, int height)
+    {
+        if ((long)width * height > maxPixels / 2)
+        {
+            throw new UnreadableException($"The image has {width} x {height} pixels, more than the limit of {maxPixels / 2_000_000} megapixels for its format.");
+        }
+    }
+
     private void Check(int width, int height)
     {
         if (width <= 0 || height <= 0)
         {
-            throw new InvalidDataException("The image has no pixels.");
+            throw new UnreadableException("The image has no pixels.");
         }
         if ((long)width * height > maxPixels)
         {
-            throw new InvalidDataException($"The image has {width} x {height} pixels, more than the limit of {maxPixels / 1_000_000} megapixels.");
+            throw new UnreadableException($"The image has {width} x {height} pixels, more than the limit of {maxPixels / 1_000_000} megapixels.");
         }
     }
 

@@ -4,8 +4,8 @@ using MimeKit;
 
 namespace Diptych.Reading.Readers;
 
-/// <summary>An e-mail message: headers as metadata, the body, and attachments by their own readers.</summary>
-internal sealed class EmailReader(Func<string, IFormatReader?> readerFor) : IFormatReader
+/// <summary>An e-mail message: headers as metadata, the body, and what is attached.</summary>
+internal sealed class EmailReader : IFormatReader
 {
     public ReadDocument Read(SourceFile file, CancellationToken cancellation)
     {
@@ -34,33 +34,21 @@ internal sealed class EmailReader(Func<string, IFormatReader?> readerFor) : IFor
         blocks.AddRange(message.TextBody is { Length: > 0 } text
             ? PlainTextReader.Paragraphs(text).Select(p => new Block(BlockKind.Paragraph, p))
             : HtmlReader.Parse(message.HtmlBody ?? "", null, null, cancellation).Blocks);
-        foreach (MimePart part in message.BodyParts.OfType<MimePart>())
+        return new ReadDocument(message.Subject, metadata, blocks)
         {
-            if (part.Content is not null && (part.IsAttachment || part.ContentType.IsMimeType("image", "*")))
-            {
-                blocks.AddRange(Attachment(part, cancellation));
-            }
-        }
-        return new ReadDocument(message.Subject, metadata, blocks);
+            Attachments =
+            [
+                .. message.BodyParts.OfType<MimePart>()
+                    .Where(p => p.Content is not null && (p.IsAttachment || p.ContentType.IsMimeType("image", "*")))
+                    .Select(p => Content(p, cancellation)),
+            ],
+        };
     }
 
-    private IEnumerable<Block> Attachment(MimePart part, CancellationToken cancellation)
+    private static Attachment Content(MimePart part, CancellationToken cancellation)
     {
         using var content = new MemoryStream();
         part.Content!.DecodeTo(content, cancellation);
-        string name = part.FileName ?? part.ContentId ?? "attachment", label = $"attachment {name}";
-        byte[] bytes = content.ToArray();
-        try
-        {
-            string mediaType = MediaTypes.Detect(name, bytes, part.ContentType.MimeType);
-            return readerFor(mediaType) is { } reader
-                ? reader.Read(new SourceFile(name, bytes), cancellation).Blocks.Select(b => b with { Label = b.Label is null ? label : $"{label}, {b.Label}", Page = null, Box = null })
-                : [];
-        }
-        catch (UnreadableException error)
-        {
-            // The message is worth having without it; the reader of the answer learns that it was there.
-            return [new Block(BlockKind.Paragraph, $"[{label}: {error.Message}]", Label: label)];
-        }
+        return new Attachment(part.FileName ?? part.ContentId ?? "attachment", part.ContentType.MimeType, content.ToArray());
     }
 }

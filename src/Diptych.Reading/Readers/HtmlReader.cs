@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Text;
 using AngleSharp.Dom;
 using AngleSharp.Html.Parser;
@@ -12,6 +13,19 @@ internal sealed class HtmlReader : IFormatReader
     private static readonly HashSet<string> Skipped = new(
         ["SCRIPT", "STYLE", "NOSCRIPT", "TEMPLATE", "NAV", "FOOTER", "ASIDE", "FORM", "IFRAME", "SVG", "HEAD", "BUTTON", "SELECT"], StringComparer.Ordinal);
 
+    /// <summary>Elements that have no end, or need none.</summary>
+    private static readonly HashSet<string> Unended = new(
+        ["area", "base", "br", "col", "colgroup", "dd", "dt", "embed", "hr", "img", "input", "li", "link", "meta", "optgroup", "option", "p", "param", "rp", "rt", "source", "tbody", "td",
+            "tfoot", "th", "thead", "tr", "track", "wbr"],
+        StringComparer.OrdinalIgnoreCase);
+
+    private static readonly SearchValues<char> TagLetters = SearchValues.Create("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-");
+
+    /// <summary>Elements within each other; a long thread of quoted mails has some hundred.</summary>
+    private const int MaxDepth = 4_096;
+
+    private const int MaxTagLength = 32;
+
     private static readonly HashSet<string> Containers = new(
         ["P", "DIV", "SECTION", "ARTICLE", "MAIN", "BODY", "HTML", "UL", "OL", "DL", "LI", "DT", "DD", "TABLE", "THEAD", "TBODY", "TFOOT", "TR", "PRE", "BLOCKQUOTE",
             "FIGURE", "FIGCAPTION", "HEADER", "H1", "H2", "H3", "H4", "H5", "H6", "HR", "ADDRESS", "DETAILS", "SUMMARY"],
@@ -21,6 +35,7 @@ internal sealed class HtmlReader : IFormatReader
 
     public static ReadDocument Parse(string html, string? directory, string? root, CancellationToken cancellation)
     {
+        CheckDepth(html);
         using var document = new HtmlParser().ParseDocument(html);
         Metadata metadata = Metadata.Empty;
         foreach (var (name, key) in new[] { ("author", "author"), ("description", "description"), ("keywords", "keywords"), ("date", "date") })
@@ -39,16 +54,50 @@ internal sealed class HtmlReader : IFormatReader
         return new ReadDocument(string.IsNullOrEmpty(title) ? document.QuerySelector("h1")?.TextContent.Trim() : title, metadata, walk.Blocks);
     }
 
+    /// <summary>
+    /// The parser's time grows with the square of the depth, so that elements are counted first: roughly, without those that need no end.
+    /// </summary>
+    private static void CheckDepth(string html)
+    {
+        int depth = 0;
+        for (int at = html.IndexOf('<'); at >= 0 && at + 1 < html.Length; at = html.IndexOf('<', at + 1))
+        {
+            bool ends = html[at + 1] == '/';
+            ReadOnlySpan<char> rest = html.AsSpan(at + (ends ? 2 : 1));
+            int length = rest[..Math.Min(rest.Length, MaxTagLength)].IndexOfAnyExcept(TagLetters);
+            ReadOnlySpan<char> tag = rest[..(length < 0 ? Math.Min(rest.Length, MaxTagLength) : length)];
+            if (tag.Length == 0 || Unended.Contains(tag.ToString()))
+            {
+                continue;
+            }
+            depth = ends ? Math.Max(0, depth - 1) : depth + 1;
+            if (depth > MaxDepth)
+            {
+                throw new UnreadableException($"The page is nested too deeply: more than {MaxDepth} elements within each other.", null, ReadFailure.Depth);
+            }
+            if (!ends && (tag.Equals("script", StringComparison.OrdinalIgnoreCase) || tag.Equals("style", StringComparison.OrdinalIgnoreCase)))
+            {
+                // What looks like tags in there is text.
+                int end = html.IndexOf($"</{tag}", at, StringComparison.OrdinalIgnoreCase);
+                if (end < 0)
+                {
+                    return;
+                }
+                at = end - 1;
+            }
+        }
+    }
+
     private sealed class Walk(string? directory, string? root, CancellationToken cancellation)
     {
-        private const int MaxDepth = 512;
+        private const int MaxWalked = 512;
 
         public List<Block> Blocks { get; } = [];
 
         public void Visit(IElement element, int depth)
         {
             cancellation.ThrowIfCancellationRequested();
-            if (Skipped.Contains(element.TagName) || depth > MaxDepth)
+            if (Skipped.Contains(element.TagName) || depth > MaxWalked)
             {
                 return;
             }

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.IO.Compression;
+using System.Xml;
 using Diptych.Core;
 using DocumentFormat.OpenXml.Packaging;
 
@@ -10,6 +11,9 @@ internal static class OfficePackage
 {
     /// <summary>Most bytes that a package may unpack to.</summary>
     public const long MaxUnpackedBytes = 512L << 20;
+
+    /// <summary>Elements within each other in a part; what people write has some dozens.</summary>
+    private const int MaxDepth = 1_000;
 
     /// <summary>The most that deflate can blow up a byte to.</summary>
     private const int MaxDeflateRatio = 1032;
@@ -29,6 +33,10 @@ internal static class OfficePackage
             if (suspicious)
             {
                 Count(zip, cancellation);
+            }
+            foreach (ZipArchiveEntry entry in zip.Entries.Where(e => e.FullName.EndsWith(".xml", StringComparison.OrdinalIgnoreCase)))
+            {
+                CheckDepth(entry, cancellation);
             }
         }
         catch (InvalidDataException error)
@@ -71,6 +79,28 @@ internal static class OfficePackage
         catch (Exception error) when (error is OpenXmlPackageException or FileFormatException or System.Xml.XmlException or InvalidDataException or ArgumentException or FormatException or KeyNotFoundException or NullReferenceException or IOException)
         {
             throw new UnreadableException($"The document is damaged: {error.Message}", error);
+        }
+    }
+
+    /// <summary>The library that reads the parts follows them by recursion.</summary>
+    private static void CheckDepth(ZipArchiveEntry entry, CancellationToken cancellation)
+    {
+        using Stream stream = entry.Open();
+        using var xml = XmlReader.Create(stream, new XmlReaderSettings { DtdProcessing = DtdProcessing.Prohibit, XmlResolver = null });
+        try
+        {
+            while (xml.Read())
+            {
+                if (xml.Depth > MaxDepth)
+                {
+                    throw new UnreadableException($"The document is nested too deeply: more than {MaxDepth} elements within each other.", null, ReadFailure.Depth);
+                }
+                cancellation.ThrowIfCancellationRequested();
+            }
+        }
+        catch (XmlException)
+        {
+            // Whether the part is needed, and what is wrong with it, is for its reader to say.
         }
     }
 

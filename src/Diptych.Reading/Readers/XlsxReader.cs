@@ -30,13 +30,13 @@ internal sealed class XlsxReader : IFormatReader
                 }
                 string name = sheet.Name?.Value ?? $"Sheet{number}";
                 blocks.Add(new Block(BlockKind.Heading, name, 1, number));
-                List<string[]> rows = [];
+                var rows = new List<List<(int Column, string Text)>>();
                 foreach (Row row in (worksheet.Worksheet?.Descendants<Row>() ?? []).Take(MaxRows))
                 {
                     cancellation.ThrowIfCancellationRequested();
                     rows.Add(Cells(row, shared, dates));
                 }
-                blocks.AddRange(Table.Blocks([.. rows.SkipWhile(r => r.All(string.IsNullOrWhiteSpace))], (from, to) => $"{name} rows {from}-{to}", number));
+                blocks.AddRange(Table.Blocks(Compact(rows), (from, to) => $"{name} rows {from}-{to}", number));
                 foreach (ImagePart image in worksheet.DrawingsPart?.ImageParts ?? [])
                 {
                     blocks.Add(new Block(BlockKind.Picture, "", 0, number, null, name, OfficePackage.Bytes(image)));
@@ -47,19 +47,33 @@ internal sealed class XlsxReader : IFormatReader
         });
     }
 
-    private static string[] Cells(Row row, string[] shared, HashSet<uint> dates)
+    private static List<(int Column, string Text)> Cells(Row row, string[] shared, HashSet<uint> dates)
     {
-        var cells = new List<string>();
+        var cells = new List<(int, string)>();
+        int next = 0;
         foreach (Cell cell in row.Elements<Cell>())
         {
-            int column = Column(cell.CellReference?.Value) ?? cells.Count;
-            while (cells.Count < column && cells.Count < 16_384)
+            int column = Column(cell.CellReference?.Value) ?? next;
+            if (Text(cell, shared, dates) is var text && !string.IsNullOrWhiteSpace(text))
             {
-                cells.Add("");
+                cells.Add((column, text));
             }
-            cells.Add(Text(cell, shared, dates));
+            next = column + 1;
         }
-        return [.. cells];
+        return cells;
+    }
+
+    /// <summary>Rows from the first with something in it on, over the columns that have something anywhere: a cell far out costs no more than one beside.</summary>
+    private static string[][] Compact(List<List<(int Column, string Text)>> rows)
+    {
+        var places = rows.SelectMany(r => r.Select(c => c.Column)).Distinct().Order().Select((column, place) => (column, place)).ToDictionary();
+        return [.. rows.SkipWhile(r => r.Count == 0).Select(r =>
+        {
+            string[] cells = new string[r.Count == 0 ? 0 : r.Max(c => places[c.Column]) + 1];
+            Array.Fill(cells, "");
+            r.ForEach(c => cells[places[c.Column]] = c.Text);
+            return cells;
+        })];
     }
 
     private static string Text(Cell cell, string[] shared, HashSet<uint> dates)

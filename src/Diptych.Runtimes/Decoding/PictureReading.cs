@@ -88,9 +88,9 @@ public sealed class PictureReading
         Llama4Tiles? tiles = null;
         try
         {
-            (pixels, tiles) = await _preparation.RunAsync(() => Prepare(file, tiled), Lane.Generate, file.Length, cancellation).ConfigureAwait(false);
+            (pixels, tiles) = await _preparation.RunAsync(() => Prepare(file, tiled, cancellation), Lane.Generate, file.Length, cancellation).ConfigureAwait(false);
         }
-        catch (InvalidDataException error)
+        catch (UnreadableException error)
         {
             throw new InvalidRequestException($"A picture of the conversation cannot be used. {error.Message}", error);
         }
@@ -108,13 +108,13 @@ public sealed class PictureReading
         return Enumerable.Range(0, tokens).Select(i => -1 - ((seed + i) & 0x3FFF_FFFF));
     }
 
-    private (byte[] Pixels, Llama4Tiles? Tiles) Prepare(byte[] file, Llama4Eye? tiled)
+    private (byte[] Pixels, Llama4Tiles? Tiles) Prepare(byte[] file, Llama4Eye? tiled, CancellationToken cancellation)
     {
         if (tiled is null)
         {
-            return (_images.Prepare(file, thumbnail: false).Pixels, null);
+            return (_images.Prepare(file, thumbnail: false, cancellation: cancellation).Pixels, null);
         }
-        Llama4Tiles tiles = Llama4Tiles.Cut(_images.Prepare(file, thumbnail: false, fullSide: MostSide).Full!, tiled.Side, tiled.MostTiles);
+        Llama4Tiles tiles = Llama4Tiles.Cut(_images.Prepare(file, thumbnail: false, fullSide: MostSide, cancellation).Full!, tiled.Side, tiled.MostTiles);
         return (tiles.Pixels, tiles);
     }
 }

@@ -178,7 +178,7 @@ public sealed class DualEncoder : IEncoder
 
     public async Task<float[]> EmbedImageAsync(byte[] file, Lane lane, CancellationToken cancellation)
     {
-        RgbImage shaped = await _preparation.RunAsync(() => _scaling.Shape(_images.Prepare(file, thumbnail: false, fullSide: MostSide).Full!), lane, file.Length, cancellation).ConfigureAwait(false);
+        RgbImage shaped = await _preparation.RunAsync(() => _scaling.Shape(_images.Prepare(file, thumbnail: false, fullSide: MostSide, cancellation).Full!), lane, file.Length, cancellation).ConfigureAwait(false);
         return await RunAsync(new InferenceRequest(ImageModel, lane, [], shaped.Pixels, Width: _scaling.Patches is null ? 0 : shaped.Width), cancellation).ConfigureAwait(false);
     }
 

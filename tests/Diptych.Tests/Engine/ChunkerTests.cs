@@ -1,3 +1,4 @@
+using System.Text;
 using Diptych.Core;
 using Diptych.Engine.Ingestion;
 using Diptych.Runtimes.Text;
@@ -32,6 +33,89 @@ public sealed class ChunkerTests
             }
             Assert.All(chunks, c => Assert.True(c.Passage.Anchor.Start >= 0 && c.Passage.Anchor.End <= text.Length && c.Passage.Anchor.Start < c.Passage.Anchor.End));
         }
+    }
+
+    /// <summary>Texts without the ends that prose has, by how they go on.</summary>
+    public static TheoryData<string, Func<int, string>> Endless() => new()
+    {
+        { "log", n => Repeat(n, i => $"2026-11-26T10:{i / 60 % 60:00}:{i % 60:00}.{i % 1000:000}Z INFO worker[{i % 97}] request {i * 7919 % 65536:x4} took {i % 313} ms status=200\n") },
+        { "base64", n => Convert.ToBase64String(Bytes(n * 3 / 4)) },
+        { "one line of words", n => Repeat(n, i => $"word{i % 1000} ") },
+        { "lines without blanks", n => Repeat(n, i => $"{i:x8}{i * 31:x8}\n") },
+        { "Chinese without ends", n => Repeat(n, i => $"{(char)(0x4e00 + (i * 37 % 20000))}") },
+        { "emoji", n => Repeat(n, _ => "\U0001F600") },
+        { "one letter and its accents", n => "a" + new string('\u0301', n) },
+        { "dots", n => new string('.', n) },
+        { "dots and quotes", n => Repeat(n, _ => ".\"") },
+        { "abbreviations", n => Repeat(n, _ => "e.g. ") },
+        { "controls", n => Repeat(n, _ => "\u0001\u0002 ") },
+        { "blank lines", n => Repeat(n, i => i % 3 == 0 ? "x" : "\n \n") },
+    };
+
+    [Theory]
+    [MemberData(nameof(Endless))]
+    public void Work_on_any_text_grows_with_its_length_and_what_is_cut_fits_and_is_whole(string kind, Func<int, string> make)
+    {
+        string text = make(200_000);
+        long Allocated(string of)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            _chunker.Cut(new ReadDocument(null, Metadata.Empty, [new Block(BlockKind.Paragraph, of)]), TestContext.Current.CancellationToken);
+            return GC.GetAllocatedBytesForCurrentThread() - before;
+        }
+        Allocated(text[..1000]);
+        long half = Allocated(text[..100_000]), all = Allocated(text);
+        Assert.True(all < 3 * half && all < 5000L * text.Length, $"{kind}: {half / 100_000.0:0} bytes a character for half of it, {all / (double)text.Length:0} for all");
+        var (read, chunks) = _chunker.Cut(new ReadDocument(null, Metadata.Empty, [new Block(BlockKind.Paragraph, text)]), TestContext.Current.CancellationToken);
+        Assert.All(chunks, c => Assert.True(Tokenizer.Count(c.EmbeddedText) <= 254 && c.EmbeddedText.Length <= 254 * 16));
+        Assert.Equal(read.Where(c => !char.IsWhiteSpace(c)), chunks.SelectMany(c => c.Passage.Text).Where(c => !char.IsWhiteSpace(c)));
+        Assert.All(chunks, c => Assert.False(char.IsLowSurrogate(c.Passage.Text[0]) || char.IsHighSurrogate(c.Passage.Text[^1])));
+    }
+
+    [Fact]
+    public void Lines_of_a_log_stay_whole()
+    {
+        string log = Repeat(20_000, i => $"{i:0000} pump {i % 7} reports pressure {i % 13} and goes on\n");
+        var (_, chunks) = Cut(new Block(BlockKind.Paragraph, log));
+        Assert.True(chunks.Count > 10);
+        Assert.All(chunks, c => Assert.All(c.Passage.Text.Split('\n'), line => Assert.EndsWith("goes on", line, StringComparison.Ordinal)));
+    }
+
+    [Fact]
+    public void Long_headings_and_first_rows_are_not_repeated_in_every_passage()
+    {
+        string giant = new('x', 1_000_000);
+        Block[] blocks = [.. Enumerable.Range(1, 6).Select(l => new Block(BlockKind.Heading, giant, l)), .. Enumerable.Range(0, 500).Select(i => new Block(BlockKind.Paragraph, $"Line {i}."))];
+        var (_, chunks) = Cut(blocks);
+        Assert.True(chunks.Sum(c => (long)c.EmbeddedText.Length) < 1_000_000);
+        (_, chunks) = Cut([.. Enumerable.Range(0, 500).Select(i => new Block(BlockKind.TableRow, i == 0 ? giant : $"row {i}"))]);
+        Assert.True(chunks.Sum(c => (long)c.EmbeddedText.Length) < 2_000_000);
+    }
+
+    [Fact]
+    public void A_document_of_headings_alone_is_its_text_however_long()
+    {
+        var (text, chunks) = Cut([.. Enumerable.Range(0, 400).Select(i => new Block(BlockKind.Heading, $"Chapter {i} about the harbour", 1))]);
+        Assert.True(chunks.Count > 3);
+        Assert.All(chunks, c => Assert.True(Tokenizer.Count(c.EmbeddedText) <= 254));
+        Assert.Equal(text.Where(char.IsLetter), chunks.SelectMany(c => c.Passage.Text).Where(char.IsLetter));
+    }
+
+    private static string Repeat(int length, Func<int, string> piece)
+    {
+        var text = new StringBuilder(length);
+        for (int i = 0; text.Length < length; i++)
+        {
+            text.Append(piece(i));
+        }
+        return text.ToString();
+    }
+
+    private static byte[] Bytes(int length)
+    {
+        byte[] bytes = new byte[length];
+        new Random(7).NextBytes(bytes);
+        return bytes;
     }
 
     [Fact]
