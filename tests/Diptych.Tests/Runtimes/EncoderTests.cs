@@ -124,7 +124,7 @@ public sealed class EncoderTests
         Assert.Equal(1, first.Sum(x => x * x), 1e-4);
         Assert.Equal(first, await encoder.EmbedImageAsync(cat, Lane.Bulk, TestContext.Current.CancellationToken));
         await Assert.ThrowsAsync<Diptych.Core.InvalidRequestException>(() => encoder.EmbedTextAsync("a cat", Lane.Interactive, TestContext.Current.CancellationToken));
-        await Assert.ThrowsAsync<InvalidDataException>(() => encoder.EmbedImageAsync([1, 2, 3], Lane.Interactive, TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<Diptych.Core.UnreadableException>(() => encoder.EmbedImageAsync([1, 2, 3], Lane.Interactive, TestContext.Current.CancellationToken));
     }
 
     [Fact]
