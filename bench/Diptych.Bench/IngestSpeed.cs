@@ -63,7 +63,7 @@ internal static class IngestSpeed
         var chunker = new Chunker(tokenizer);
         int[][] ids =
         [
-            .. corpus.SelectMany(d => chunker.Cut(DocumentReaders.Read(MediaTypes.Html, new SourceFile("d.html", Html(d)), default)).Chunks)
+            .. corpus.SelectMany(d => chunker.Cut(DocumentReaders.Read(MediaTypes.Html, new SourceFile("d.html", Html(d)), new ReaderLimits(), default)).Chunks)
                 .Select(c => tokenizer.Encode(c.EmbeddedText)).OrderBy(i => i.Length),
         ];
 

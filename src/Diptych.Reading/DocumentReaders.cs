@@ -28,11 +28,11 @@ internal static class DocumentReaders
 
     /// <summary>Reads a file of a type that <see cref="MediaTypes.Detect"/> gave.</summary>
     /// <exception cref="UnreadableException">The file cannot be read; the message says why.</exception>
-    public static ReadDocument Read(string mediaType, SourceFile file, CancellationToken cancellation)
+    public static ReadDocument Read(string mediaType, SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         try
         {
-            return For(mediaType)?.Read(file, cancellation) ?? throw new UnreadableException($"There is no reader for {mediaType}.");
+            return For(mediaType)?.Read(file, limits, cancellation) ?? throw new UnreadableException($"There is no reader for {mediaType}.");
         }
         catch (Exception error) when (error is not (UnreadableException or OperationCanceledException or OutOfMemoryException))
         {

@@ -25,7 +25,7 @@ public sealed class InProcessReader : IDocumentReader
     internal IEnumerable<ReadPart> ReadOne(SourceFile file, string mediaType, int fullSide, CancellationToken cancellation)
     {
         var meter = new OutputMeter(_limits);
-        foreach (ReadPart part in Parts(DocumentReaders.Read(mediaType, file, cancellation), MediaTypes.IsImage(mediaType), fullSide, cancellation))
+        foreach (ReadPart part in Parts(DocumentReaders.Read(mediaType, file, _limits, cancellation), MediaTypes.IsImage(mediaType), fullSide, cancellation))
         {
             meter.Count(part);
             yield return part;

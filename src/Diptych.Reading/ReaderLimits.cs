@@ -67,6 +67,10 @@ internal sealed class OutputMeter(ReaderLimits limits)
         Refuse(_bytes, limits.OutputBytes, Bytes);
     }
 
+    /// <summary>Text that is still being put together.</summary>
+    /// <exception cref="UnreadableException">It is too much already.</exception>
+    public static void CheckCharacters(long count, ReaderLimits limits) => Refuse(count, limits.Characters, "characters");
+
     public static UnreadableException TooManyBytes(ReaderLimits limits) => Beyond(limits.OutputBytes, Bytes);
 
     private static void Refuse(long count, long limit, string what)

@@ -10,7 +10,7 @@ namespace Diptych.Reading.Readers;
 /// <summary>Word: headings by style, paragraphs, list items, tables, pictures with their alternative text.</summary>
 internal sealed class DocxReader : IFormatReader
 {
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         using MemoryStream stream = OfficePackage.Open(file.Bytes, cancellation);
         return OfficePackage.Guard(() =>

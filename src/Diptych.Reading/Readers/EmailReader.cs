@@ -7,7 +7,7 @@ namespace Diptych.Reading.Readers;
 /// <summary>An e-mail message: headers as metadata, the body, and what is attached.</summary>
 internal sealed class EmailReader : IFormatReader
 {
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         MimeMessage message;
         try

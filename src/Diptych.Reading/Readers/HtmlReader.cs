@@ -31,7 +31,7 @@ internal sealed class HtmlReader : IFormatReader
             "FIGURE", "FIGCAPTION", "HEADER", "H1", "H2", "H3", "H4", "H5", "H6", "HR", "ADDRESS", "DETAILS", "SUMMARY"],
         StringComparer.Ordinal);
 
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation) => Parse(TextEncoding.Decode(file.Bytes), file.Directory, file.Root, cancellation);
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation) => Parse(TextEncoding.Decode(file.Bytes), file.Directory, file.Root, cancellation);
 
     public static ReadDocument Parse(string html, string? directory, string? root, CancellationToken cancellation)
     {
@@ -214,7 +214,7 @@ internal sealed class MarkdownReader : IFormatReader
     private static readonly MarkdownPipeline Pipeline = new MarkdownPipelineBuilder()
         .UsePipeTables().UseGridTables().UseAutoLinks().UseFootnotes().UseDefinitionLists().UseEmphasisExtras().UseTaskLists().UseFigures().UseYamlFrontMatter().Build();
 
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         string text = TextEncoding.Decode(file.Bytes);
         ReadDocument read = HtmlReader.Parse(Markdown.ToHtml(text, Pipeline), file.Directory, file.Root, cancellation);

@@ -10,7 +10,7 @@ namespace Diptych.Reading.Readers;
 /// <summary>An image file: itself, and what its EXIF, IPTC and XMP say of title, caption, keywords, date and place.</summary>
 internal sealed class ImageReader : IFormatReader
 {
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         Metadata metadata = ReadMetadata(file.Bytes);
         string words = string.Join('\n', new[] { metadata.First("title"), metadata.First("caption"), string.Join(", ", metadata["keywords"]), metadata.First("place") }

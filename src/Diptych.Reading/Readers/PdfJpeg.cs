@@ -13,7 +13,8 @@ internal static class PdfJpeg
     private static readonly byte[] Start = [0xFF, 0xD8];
 
     /// <returns>Null when the image is no JPEG.</returns>
-    public static byte[]? Of(IPdfImage image)
+    /// <exception cref="Diptych.Core.UnreadableException">It unpacks to more than it may.</exception>
+    public static byte[]? Of(IPdfImage image, PdfFilters filters)
     {
         byte[] bytes = image.RawBytes.ToArray();
         foreach (string filter in Filters(image))
@@ -22,7 +23,7 @@ internal static class PdfJpeg
             {
                 "ASCII85Decode" or "A85" => Ascii85(bytes),
                 "ASCIIHexDecode" or "AHx" => Hex(bytes),
-                "FlateDecode" or "Fl" => Inflate(bytes),
+                "FlateDecode" or "Fl" => Inflate(bytes, filters),
                 _ => bytes,
             };
             if (filter is "DCTDecode" or "DCT")
@@ -87,8 +88,9 @@ internal static class PdfJpeg
         return Convert.FromHexString(digits.Length % 2 == 0 ? digits : digits + "0");
     }
 
-    private static byte[] Inflate(byte[] bytes)
+    private static byte[] Inflate(byte[] bytes, PdfFilters filters)
     {
+        filters.CheckInflated(bytes);
         using var zlib = new ZLibStream(new MemoryStream(bytes), CompressionMode.Decompress);
         using var plain = new MemoryStream();
         byte[] buffer = new byte[1 << 16];

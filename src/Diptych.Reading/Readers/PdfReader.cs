@@ -20,16 +20,20 @@ internal sealed class PdfReader : IFormatReader
     /// <summary>A line this much larger than the body text, and short, is a heading.</summary>
     private const double HeadingScale = 1.15;
 
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
-        using PdfDocument pdf = Open(file.Bytes);
+        var filters = new PdfFilters();
+        using PdfDocument pdf = Open(file.Bytes, filters);
+        new PdfForms(pdf).OpenCircles();
         var pages = new List<(int Number, List<Paragraph> Texts, List<Block> Pictures)>();
+        var warnings = new List<string>();
         var sizes = new SortedDictionary<double, int>();
         // A page's letters are let go before the next page is read: a long manual has millions.
-        foreach (Page page in pdf.GetPages())
+        for (int number = 1; number <= pdf.NumberOfPages; number++)
         {
             cancellation.ThrowIfCancellationRequested();
-            pages.Add((page.Number, [.. Texts(page, sizes)], [.. Pictures(page)]));
+            Page page = pdf.GetPage(number);
+            pages.Add((page.Number, [.. Texts(page, sizes)], [.. Pictures(page, filters, warnings)]));
         }
         double body = Median(sizes);
         var blocks = new List<Block>();
@@ -54,14 +58,15 @@ internal sealed class PdfReader : IFormatReader
             .With("keywords", info.Keywords?.Split([',', ';']) ?? [])
             .With("date", info.GetCreatedDateTimeOffset()?.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture));
         string? title = string.IsNullOrWhiteSpace(info.Title) ? blocks.FirstOrDefault(b => b.Kind == BlockKind.Heading)?.Text : info.Title.Trim();
-        return new ReadDocument(title, metadata, blocks, pdf.NumberOfPages);
+        return new ReadDocument(title, metadata, blocks, pdf.NumberOfPages) { Warnings = warnings };
     }
 
-    private static PdfDocument Open(byte[] bytes)
+    private static PdfDocument Open(byte[] bytes, PdfFilters filters)
     {
+        PdfCrossReferences.Check(bytes);
         try
         {
-            return PdfDocument.Open(bytes, new ParsingOptions { UseLenientParsing = true, SkipMissingFonts = true });
+            return PdfDocument.Open(bytes, new ParsingOptions { UseLenientParsing = true, SkipMissingFonts = true, FilterProvider = filters });
         }
         catch (PdfDocumentEncryptedException error)
         {
@@ -97,7 +102,7 @@ internal sealed class PdfReader : IFormatReader
         return new Block(heading ? BlockKind.Heading : BlockKind.Paragraph, text.Text, heading ? level : 0, page, text.Box);
     }
 
-    private static IEnumerable<Block> Pictures(Page page)
+    private static IEnumerable<Block> Pictures(Page page, PdfFilters filters, List<string> warnings)
     {
         foreach (IPdfImage image in page.GetImages())
         {
@@ -105,8 +110,21 @@ internal sealed class PdfReader : IFormatReader
             {
                 continue;
             }
-            byte[]? bytes = PdfJpeg.Of(image) ?? (image.TryGetPng(out byte[]? png) ? png : null);
-            if (bytes is not null)
+            byte[]? bytes = null;
+            filters.Refusal = null;
+            try
+            {
+                bytes = PdfJpeg.Of(image, filters) ?? (image.TryGetPng(out byte[]? png) ? png : null);
+            }
+            catch (UnreadableException refusal) when (refusal == filters.Refusal)
+            {
+                // Said below, as where the library kept it to itself.
+            }
+            if (filters.Refusal is { } refused)
+            {
+                warnings.Add($"A picture on page {page.Number} is left out. {refused.Message}");
+            }
+            else if (bytes is not null)
             {
                 yield return new Block(BlockKind.Picture, "", 0, page.Number, Relative(image.BoundingBox, page), null, bytes);
             }

@@ -9,7 +9,7 @@ namespace Diptych.Reading.Readers;
 /// <summary>Plain text: paragraphs stand between blank lines.</summary>
 internal sealed class PlainTextReader : IFormatReader
 {
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation) =>
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation) =>
         new(null, Metadata.Empty, [.. Paragraphs(TextEncoding.Decode(file.Bytes)).Select(p => new Block(BlockKind.Paragraph, p))]);
 
     public static IEnumerable<string> Paragraphs(string text) =>
@@ -19,7 +19,7 @@ internal sealed class PlainTextReader : IFormatReader
 /// <summary>CSV and TSV: each row reads "column: value; …", so that a row found alone still says what its values are.</summary>
 internal sealed class CsvReader : IFormatReader
 {
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         var options = new CsvDataReaderOptions { HasHeaders = false, MaxBufferSize = 1 << 24, BufferSize = 1 << 16, CsvStyle = CsvStyle.Lax };
         var rows = new List<string[]>();
@@ -41,7 +41,7 @@ internal sealed class CsvReader : IFormatReader
         {
             throw new UnreadableException($"Row {rows.Count + 1} is not valid CSV: {error.Message}", error);
         }
-        return new ReadDocument(null, Metadata.Empty, [.. Table.Blocks(rows, (from, to) => $"rows {from}-{to}")]);
+        return new ReadDocument(null, Metadata.Empty, [.. Table.Blocks(rows, (from, to) => $"rows {from}-{to}", limits)]);
     }
 }
 
@@ -52,7 +52,8 @@ internal static class Table
     private const int Group = 20;
 
     /// <param name="label">Makes a label of the first and last row number of a group, from 1.</param>
-    public static IEnumerable<Block> Blocks(IReadOnlyList<string[]> rows, Func<int, int, string> label, int? page = null)
+    /// <exception cref="UnreadableException">More text comes out than may: names of columns and shared cells stand in every row.</exception>
+    public static IEnumerable<Block> Blocks(IReadOnlyList<string[]> rows, Func<int, int, string> label, ReaderLimits limits, int? page = null)
     {
         if (rows.Count == 0)
         {
@@ -60,6 +61,7 @@ internal static class Table
         }
         string[] header = rows[0];
         bool named = rows.Count > 1 && header.All(h => !double.TryParse(h, NumberStyles.Float, CultureInfo.InvariantCulture, out _));
+        long characters = 0;
         for (int i = named ? 1 : 0; i < rows.Count; i++)
         {
             IEnumerable<string> cells = named
@@ -67,6 +69,8 @@ internal static class Table
                     .Where(c => c.value.Trim().Length > 0).Select(c => c.Name.Length > 0 ? $"{c.Name}: {c.value.Trim()}" : c.value.Trim())
                 : rows[i].Where(v => v.Trim().Length > 0).Select(v => v.Trim());
             string text = string.Join("; ", cells);
+            characters += text.Length;
+            OutputMeter.CheckCharacters(characters, limits);
             if (text.Length > 0)
             {
                 int from = (i / Group * Group) + 1;
@@ -79,7 +83,7 @@ internal static class Table
 /// <summary>JSON: each value under its path; the items of a top-level array, and the lines of JSONL, are items of their own.</summary>
 internal sealed class JsonReader(bool lines) : IFormatReader
 {
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         string text = TextEncoding.Decode(file.Bytes);
         var blocks = new List<Block>();

@@ -9,7 +9,7 @@ namespace Diptych.Reading.Readers;
 /// <summary>PowerPoint: each slide a page, its shapes with their boxes, its notes, its pictures.</summary>
 internal sealed class PptxReader : IFormatReader
 {
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         using MemoryStream stream = OfficePackage.Open(file.Bytes, cancellation);
         return OfficePackage.Guard(() =>

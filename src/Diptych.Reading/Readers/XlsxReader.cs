@@ -1,5 +1,6 @@
 using System.Globalization;
 using Diptych.Core;
+using DocumentFormat.OpenXml;
 using DocumentFormat.OpenXml.Packaging;
 using DocumentFormat.OpenXml.Spreadsheet;
 
@@ -10,14 +11,14 @@ internal sealed class XlsxReader : IFormatReader
 {
     private const int MaxRows = 200_000;
 
-    public ReadDocument Read(SourceFile file, CancellationToken cancellation)
+    public ReadDocument Read(SourceFile file, ReaderLimits limits, CancellationToken cancellation)
     {
         using MemoryStream stream = OfficePackage.Open(file.Bytes, cancellation);
         return OfficePackage.Guard(() =>
         {
             using SpreadsheetDocument document = SpreadsheetDocument.Open(stream, false);
             WorkbookPart main = document.WorkbookPart ?? throw new UnreadableException("The document is damaged: it has no workbook part.");
-            string[] shared = [.. (main.SharedStringTablePart?.SharedStringTable?.Elements<SharedStringItem>() ?? []).Select(i => i.InnerText)];
+            string[] shared = [.. Elements<SharedStringItem>(main.SharedStringTablePart).Select(i => i.InnerText)];
             var dates = DateStyles(main);
             var blocks = new List<Block>();
             int number = 0;
@@ -31,12 +32,12 @@ internal sealed class XlsxReader : IFormatReader
                 string name = sheet.Name?.Value ?? $"Sheet{number}";
                 blocks.Add(new Block(BlockKind.Heading, name, 1, number));
                 var rows = new List<List<(int Column, string Text)>>();
-                foreach (Row row in (worksheet.Worksheet?.Descendants<Row>() ?? []).Take(MaxRows))
+                foreach (Row row in Elements<Row>(worksheet).Take(MaxRows))
                 {
                     cancellation.ThrowIfCancellationRequested();
                     rows.Add(Cells(row, shared, dates));
                 }
-                blocks.AddRange(Table.Blocks(Compact(rows), (from, to) => $"{name} rows {from}-{to}", number));
+                blocks.AddRange(Table.Blocks(Compact(rows), (from, to) => $"{name} rows {from}-{to}", limits, number));
                 foreach (ImagePart image in worksheet.DrawingsPart?.ImageParts ?? [])
                 {
                     blocks.Add(new Block(BlockKind.Picture, "", 0, number, null, name, OfficePackage.Bytes(image)));
@@ -45,6 +46,24 @@ internal sealed class XlsxReader : IFormatReader
             string? title = document.PackageProperties.Title is { Length: > 0 } t ? t : null;
             return new ReadDocument(title, OfficePackage.Properties(document), blocks, number);
         });
+    }
+
+    /// <summary>The elements of a kind, one at a time: the tree of a whole sheet takes thirty times its file.</summary>
+    private static IEnumerable<T> Elements<T>(OpenXmlPart? part)
+        where T : OpenXmlElement
+    {
+        if (part is null)
+        {
+            yield break;
+        }
+        using var reader = OpenXmlReader.Create(part);
+        while (reader.Read())
+        {
+            while (reader.ElementType == typeof(T) && reader.IsStartElement)
+            {
+                yield return (T)reader.LoadCurrentElement()!;
+            }
+        }
     }
 
     private static List<(int Column, string Text)> Cells(Row row, string[] shared, HashSet<uint> dates)
