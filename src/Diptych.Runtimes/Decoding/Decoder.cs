@@ -165,7 +165,7 @@ public sealed unsafe partial class Decoder : IDisposable
                 {
                     (turns[(at * 2 * half) + i], turns[(at * 2 * half) + half + i]) = MathF.SinCos(rows[at].Position * _frequencies[i]);
                 }
-                if (batch[s].Pictures is { } pictures && (batch[s].Tokens[t] < 0 || batch[s].Tokens[t] == Config.Llama4?.ImageToken))
+                if (batch[s].Pictures is { } pictures && Config.IsPicture(batch[s].Tokens[t]))
                 {
                     pictures.AsSpan(picture++ * width, width).CopyTo(new Span<float>(x + ((long)at * width), width));
                     continue;
@@ -239,6 +239,10 @@ public sealed unsafe partial class Decoder : IDisposable
             int count = stretch.Tokens.Length;
             if (stretch.Adapter?.Of(layer, module) is { } pair)
             {
+                if (pair.A.Columns != w.Columns || pair.B.Rows != w.Rows)
+                {
+                    throw new InvalidOperationException($"The adapter {stretch.Adapter.Name} was made for another model: its {module} is [{pair.B.Rows}, {pair.A.Columns}], not [{w.Rows}, {w.Columns}].");
+                }
                 using var scratch = new Scratch(count * (long)(pair.A.Rows + w.Rows));
                 float* low = scratch.Take(count * pair.A.Rows), high = scratch.Take(count * w.Rows);
                 pair.A.Multiply(team, x + ((long)at * w.Columns), count, low);

@@ -49,6 +49,9 @@ public sealed record DecoderConfig
     public int FirstSeen(int layer, int position) =>
         Llama4?.HasPositions[layer] == true ? position / Llama4.Chunk * Llama4.Chunk : Window is { } window ? Math.Max(0, position - window + 1) : 0;
 
+    /// <summary>Whether an id stands for a token of a picture.</summary>
+    public bool IsPicture(int id) => id < 0 || id == Llama4?.ImageToken;
+
     /// <summary>Reads a Hugging Face config.json, with <c>rope_parameters</c> or the older <c>rope_theta</c> and <c>rope_scaling</c>.</summary>
     /// <exception cref="InvalidDataException">The architecture is not one that can be run, or a value is missing.</exception>
     public static DecoderConfig FromJson(string path)

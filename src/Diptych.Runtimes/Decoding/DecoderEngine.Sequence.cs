@@ -122,16 +122,6 @@ public sealed partial class DecoderEngine
         }
     }
 
-    private void Release(Sequence sequence)
-    {
-        sequence.Blocks.Release();
-        if (sequence.Saved is { } saved)
-        {
-            sequence.Saved = null;
-            _swap.Drop(saved.Places);
-        }
-    }
-
     /// <summary>Tokens of the longest sequence that a memory holds alone.</summary>
     private static int LongestWithin(KeyValueLayout layout, int most, int pages)
     {
@@ -156,8 +146,8 @@ public sealed partial class DecoderEngine
         public int[] Prompt => prompt.Ids;
 
         /// <summary>What stands in place of picture tokens from a token on; null where there are none.</summary>
-        public float[]? PicturesFrom(int token, int width) =>
-            prompt.Pictures is null || token >= prompt.Ids.Length ? null : prompt.Pictures[(width * prompt.Ids.Take(token).Count(id => id < 0))..];
+        public float[]? PicturesFrom(int token, int width, Func<int, bool> isPicture) =>
+            prompt.Pictures is null || token >= prompt.Ids.Length ? null : prompt.Pictures[(width * prompt.Ids.Take(token).Count(isPicture))..];
 
         public Sampling Sampling => sampling;
 

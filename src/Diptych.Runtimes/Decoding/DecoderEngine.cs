@@ -99,12 +99,13 @@ public sealed partial class DecoderEngine : IDisposable
         {
             throw new InvalidRequestException($"The prompt has {prompt.Ids.Length} tokens; this model takes 1 to {MaxTokens - 1}.");
         }
+        CheckIds(prompt);
         var sequence = new Sequence(prompt, sampling, adapter, Now(), _blocks);
         lock (_gate)
         {
             ObjectDisposedException.ThrowIf(_stopping, this);
-            Join(sequence, RequestTerms.Current);
             sequence.Sampler = new Sampler(sampling, ++_seed, _tokenizer, _ends);
+            Join(sequence, RequestTerms.Current);
             _waiting.AddLast(sequence);
             Monitor.Pulse(_gate);
         }
@@ -150,53 +151,30 @@ public sealed partial class DecoderEngine : IDisposable
                 }
                 if (_stopping)
                 {
-                    foreach (Sequence sequence in _running.Concat(_waiting))
+                    foreach (Sequence sequence in _running.Concat(_waiting).ToList())
                     {
-                        sequence.Output.Writer.TryComplete(new ObjectDisposedException(nameof(DecoderEngine)));
+                        End(sequence, new NotFoundException("The language model was taken away before the answer was whole."));
                     }
                     return;
                 }
-                Drop();
-                Admit();
             }
             try
             {
+                lock (_gate)
+                {
+                    Drop();
+                    Admit();
+                }
                 Step();
             }
             catch (Exception error)
             {
-                // One step's failure is told to the answers in it; the engine serves the next.
-                lock (_gate)
+                // What is no single answer's fault is told to those in the step; the engine serves the next.
+                foreach (Sequence sequence in _running.ToList())
                 {
-                    foreach (Sequence sequence in _running)
-                    {
-                        Release(sequence);
-                        sequence.Output.Writer.TryComplete(error);
-                    }
-                    _running.Clear();
+                    End(sequence, error);
                 }
             }
-        }
-    }
-
-    private void Drop()
-    {
-        foreach (Sequence sequence in _running.Where(s => s.Cancelled).ToList())
-        {
-            Release(sequence);
-            _running.Remove(sequence);
-            sequence.Output.Writer.TryComplete();
-        }
-        for (LinkedListNode<Sequence>? node = _waiting.First; node is not null;)
-        {
-            LinkedListNode<Sequence>? next = node.Next;
-            if (node.Value.Cancelled || node.Value.DueAt < Now())
-            {
-                Unlist(node);
-                Release(node.Value);
-                node.Value.Output.Writer.TryComplete(node.Value.Cancelled ? null : new OverloadedException("The request's time has passed before the language model could begin.", TimeSpan.FromSeconds(1)));
-            }
-            node = next;
         }
     }
 
@@ -222,14 +200,29 @@ public sealed partial class DecoderEngine : IDisposable
         }
     }
 
+    /// <exception cref="InvalidRequestException">An id is not in the vocabulary, or a picture has not as many tokens as stand for it.</exception>
+    private void CheckIds(Prompt prompt)
+    {
+        int pictured = prompt.Pictures is null ? 0 : prompt.Ids.Count(Config.IsPicture);
+        if (prompt.Ids.Any(id => id >= Config.Vocabulary || (id < 0 && prompt.Pictures is null)))
+        {
+            throw new InvalidRequestException($"The prompt has a token that is not among the model's {Config.Vocabulary}.");
+        }
+        if (prompt.Pictures is { } pictures && pictures.Length != (long)pictured * Config.Width)
+        {
+            throw new InvalidRequestException($"The prompt's pictures have {pictures.Length / Config.Width} tokens, and {pictured} stand for them.");
+        }
+    }
+
     private void Step()
     {
         Resume();
         double now = Now();
-        var states = new DecodingSequence[_running.Count];
+        Sequence[] running = [.. _running];
+        var states = new DecodingSequence[running.Length];
         for (int i = 0; i < states.Length; i++)
         {
-            Sequence s = _running[i];
+            Sequence s = running[i];
             int left = s.Ids.Count - s.Computed;
             double due = s.Generated == 0 ? s.Arrived + _objectives[s.Lane].Target.TotalSeconds : s.Lane == Lane.Bulk ? double.PositiveInfinity : s.LastTokenAt + BetweenTokens.TotalSeconds;
             states[i] = new DecodingSequence(left > 1 || s.Generated == 0 ? left : 0, due);
@@ -240,11 +233,11 @@ public sealed partial class DecoderEngine : IDisposable
         var members = new List<Sequence>();
         for (int i = 0; i < tokens.Length; i++)
         {
-            Sequence s = _running[i];
+            Sequence s = running[i];
             int[] guess = tokens[i] == 1 && tokens.Length <= GuessesWithin ? s.Guess(MaxTokens, _guessCost.Relative) : [];
             if (tokens[i] > 0 && Reserve(s, s.Computed + tokens[i] + guess.Length))
             {
-                stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i]), .. guess], s.Computed, s.Blocks, s.Adapter, AllLogits: guess.Length > 0, Pictures: s.PicturesFrom(s.Computed, Config.Width)));
+                stretches.Add(new Stretch([.. s.Ids.GetRange(s.Computed, tokens[i]), .. guess], s.Computed, s.Blocks, s.Adapter, AllLogits: guess.Length > 0, Pictures: s.PicturesFrom(s.Computed, Config.Width, Config.IsPicture)));
                 members.Add(s);
             }
         }
@@ -262,7 +255,11 @@ public sealed partial class DecoderEngine : IDisposable
         {
             return;
         }
-        float[] logits = _logits = _decoder.Forward(stretches, _blocks, _team, _logits);
+        if (!TryForward(stretches))
+        {
+            StepAlone(members, stretches);
+            return;
+        }
         double end = Now();
         double seconds = Math.Max(end - now, 1e-6);
         _cost.Observe(stretches.Sum(s => s.Tokens.Length), seconds);
@@ -274,13 +271,23 @@ public sealed partial class DecoderEngine : IDisposable
         int row = 0;
         for (int i = 0; i < members.Count; i++)
         {
-            Sequence s = members[i];
-            int[] computed = stretches[i].Tokens;
-            if (stretches[i].AllLogits)
+            int rows = stretches[i].AllLogits ? stretches[i].Tokens.Length : 1;
+            Continue(members[i], stretches[i], _logits.AsSpan(row * Config.Vocabulary, rows * Config.Vocabulary), end);
+            row += rows;
+        }
+    }
+
+    /// <summary>Takes an answer further by what was computed for it.</summary>
+    /// <param name="logits">[tokens of the stretch, or its last alone, vocabulary]</param>
+    private void Continue(Sequence s, Stretch stretch, Span<float> logits, double now)
+    {
+        int[] computed = stretch.Tokens;
+        try
+        {
+            if (stretch.AllLogits)
             {
-                Accept(s, computed, logits.AsSpan(row * Config.Vocabulary, computed.Length * Config.Vocabulary), end);
-                row += computed.Length;
-                continue;
+                Accept(s, computed, logits, now);
+                return;
             }
             s.Computed += computed.Length;
             if (s.Generated == 0)
@@ -291,9 +298,13 @@ public sealed partial class DecoderEngine : IDisposable
             _promptTokens += s.Generated == 0 ? computed.Length : 0;
             if (s.Computed == s.Ids.Count)
             {
-                Emit(s, Choose(s, logits.AsSpan(row * Config.Vocabulary, Config.Vocabulary)), end);
+                Emit(s, Choose(s, logits), now);
             }
-            row++;
+        }
+        catch (Exception error)
+        {
+            // What choosing a token, holding to a form or looking for a stop text throws is this answer's alone.
+            End(s, error);
         }
     }
 
@@ -319,38 +330,6 @@ public sealed partial class DecoderEngine : IDisposable
         _guessed += computed.Length - 1;
         _guessedRight += right;
         s.Learn(computed.Length - 1, right);
-    }
-
-    /// <returns>True when the answer is at its end.</returns>
-    private bool Emit(Sequence s, int token, double now)
-    {
-        _generatedTokens++;
-        s.LastTokenAt = now;
-        bool ended = _ends.Contains(token);
-        string text = "";
-        if (!ended)
-        {
-            s.Ids.Add(token);
-            s.Generated++;
-            text = s.Text.Add(_tokenizer.Bytes(token));
-        }
-        bool full = s.Generated >= s.Sampling.MaxTokens || s.Ids.Count >= MaxTokens;
-        string? finish = ended || s.Text.Stopped || s.Sampler.Complete ? "stop" : full ? "length" : null;
-        if (finish is not null && !s.Text.Stopped)
-        {
-            text += s.Text.End();
-        }
-        s.Output.Writer.TryWrite(new GeneratedText(text, finish, s.Prompt.Length, s.Generated, s.Cached) { Chance = ended ? null : s.Sampler.Chance });
-        if (finish is not null)
-        {
-            lock (_gate)
-            {
-                Release(s);
-                _running.Remove(s);
-            }
-            s.Output.Writer.TryComplete();
-        }
-        return finish is not null;
     }
 
     /// <summary>Blocks for so many tokens; the latest other answer gives way where none is free.</summary>

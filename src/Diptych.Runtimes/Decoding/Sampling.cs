@@ -61,6 +61,7 @@ internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tok
     private readonly Random _random = new(sampling.Seed ?? seed);
     private readonly Dictionary<int, int> _generated = [];
     private float[]? _probabilities;
+    private float[]? _own;
     private int[]? _order;
 
     /// <summary>True where the form that was asked for is complete: nothing may follow.</summary>
@@ -72,9 +73,14 @@ internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tok
     /// <param name="logits">[vocabulary]; changed.</param>
     /// <param name="prompt">Tokens before the answer.</param>
     /// <param name="left">Tokens that the answer may still have, this one among them.</param>
+    /// <exception cref="InvalidOperationException">No token may come next, or the model's numbers are none.</exception>
     public int Next(Span<float> logits, IReadOnlyList<int> prompt, int left)
     {
-        float[]? own = sampling.LogProbabilities is null ? null : logits.ToArray();
+        float[]? own = null;
+        if (sampling.LogProbabilities is not null)
+        {
+            logits.CopyTo(own = _own ??= new float[logits.Length]);
+        }
         Penalize(logits, prompt);
         int token = sampling.Temperature <= 0 ? Likeliest(logits, left) : Draw(logits, left);
         _generated[token] = _generated.GetValueOrDefault(token) + 1;
@@ -93,22 +99,36 @@ internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tok
     private int Likeliest(Span<float> logits, int left)
     {
         Span<(int Token, float Logit)> refused = stackalloc (int, float)[Tries];
+        int tried = 0;
         for (int i = 0; i < Tries; i++)
         {
-            int token = TensorPrimitives.IndexOfMax<float>(logits);
+            int token = MostOf(logits);
             if (_position?.Allows(token, ends, left) != false)
             {
                 return token;
             }
             refused[i] = (token, logits[token]);
             logits[token] = float.NegativeInfinity;
+            tried++;
+            if (TensorPrimitives.Max<float>(logits) == float.NegativeInfinity)
+            {
+                break;
+            }
         }
-        foreach (var (token, logit) in refused)
+        foreach (var (token, logit) in refused[..tried])
         {
             logits[token] = logit;
         }
         _position!.Mask(logits, ends, left);
-        return TensorPrimitives.IndexOfMax<float>(logits);
+        return MostOf(logits);
+    }
+
+    private static int MostOf(ReadOnlySpan<float> logits)
+    {
+        int most = TensorPrimitives.IndexOfMax(logits);
+        return float.IsNaN(logits[most]) ? throw new InvalidOperationException("The model gave numbers that are none: its weights are damaged, or too large for their precision.")
+            : logits[most] == float.NegativeInfinity ? throw new InvalidOperationException("No token may come next: the form that was asked for cannot be gone on with in this vocabulary.")
+            : most;
     }
 
     private TokenChance ChanceOf(int token, float[] logits)
@@ -148,14 +168,32 @@ internal sealed class Sampler(Sampling sampling, int seed, BytePairTokenizer tok
         }
     }
 
+    /// <summary>Probabilities. The greatest logit is taken from all before they are divided: nothing overflows then, however low the temperature.</summary>
+    private void Soften(Span<float> logits, Span<float> probabilities)
+    {
+        float most = logits[MostOf(logits)];
+        if (float.IsPositiveInfinity(most))
+        {
+            // What a penalty or bias has lifted beyond every number is equally likely, and nothing else is.
+            for (int i = 0; i < logits.Length; i++)
+            {
+                logits[i] = float.IsPositiveInfinity(logits[i]) ? 0 : float.NegativeInfinity;
+            }
+            most = 0;
+        }
+        TensorPrimitives.Subtract(logits, most, logits);
+        TensorPrimitives.Divide(logits, sampling.Temperature, logits);
+        TensorPrimitives.Exp(logits, probabilities);
+        TensorPrimitives.Divide(probabilities, TensorPrimitives.Sum<float>(probabilities), probabilities);
+    }
+
     private int Draw(Span<float> logits, int left)
     {
         _position?.Mask(logits, ends, left);
         _probabilities ??= new float[logits.Length];
         _order ??= new int[logits.Length];
-        TensorPrimitives.Divide(logits, sampling.Temperature, logits);
-        TensorPrimitives.SoftMax(logits, _probabilities);
-        float floor = sampling.MinP * TensorPrimitives.Max<float>(_probabilities);
+        Soften(logits, _probabilities);
+        float floor = Math.Min(sampling.MinP, 1) * TensorPrimitives.Max<float>(_probabilities);
         int count = 0;
         for (int i = 0; i < _probabilities.Length; i++)
         {
