@@ -2,13 +2,14 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|scan|start|index|wear|growth|million|lexical|postgres|serve|simulate|ledger|llm|answers|tune|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|readers|scan|start|index|wear|growth|million|lexical|postgres|serve|simulate|ledger|llm|answers|tune|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
     ["quality"] = Quality.RunAsync,
     ["ingest"] = IngestSpeed.RunAsync,
     ["decode"] = DecodeSpeed.RunAsync,
+    ["readers"] = ReaderSpeed.RunAsync,
     ["scan"] = ScanSpeed.RunAsync,
     ["start"] = StartTime.RunAsync,
     ["index"] = IndexSpeed.RunAsync,

@@ -111,19 +111,3 @@ public sealed class PreparationPool : IDisposable
         }
     }
 }
-
-/// <summary>Heavy threads give way to those that take requests in and refuse them (Linux, where niceness is a thread's own).</summary>
-internal static partial class ThreadNiceness
-{
-    public static void GiveWay()
-    {
-        if (OperatingSystem.IsLinux())
-        {
-            _ = SetPriority(0, 0, 5);
-        }
-    }
-
-    [System.Runtime.InteropServices.LibraryImport("libc", EntryPoint = "setpriority")]
-    [System.Runtime.InteropServices.DefaultDllImportSearchPaths(System.Runtime.InteropServices.DllImportSearchPath.SafeDirectories)]
-    private static partial int SetPriority(int which, int who, int priority);
-}

@@ -110,7 +110,8 @@ public sealed partial class Ingestor(IDocumentStore store, Embedder embedder, ID
 
     private async Task ReadAsync(ChannelReader<IngestSource> from, ChannelWriter<Readied> to, Run run, CancellationToken cancellation)
     {
-        var parallel = new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount, CancellationToken = cancellation };
+        // Twice the cores, so that a reader's next file is there when it has ended with one.
+        var parallel = new ParallelOptions { MaxDegreeOfParallelism = 2 * Environment.ProcessorCount, CancellationToken = cancellation };
         await Parallel.ForEachAsync(from.ReadAllAsync(cancellation), parallel, async (source, token) =>
         {
             long reserved = 0;

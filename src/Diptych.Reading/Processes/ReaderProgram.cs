@@ -29,7 +29,12 @@ public static class ReaderProgram
         using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, s => s.Cancel = true);
         using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, s => s.Cancel = true);
         using Process self = Process.GetCurrentProcess();
-        self.PriorityClass = ProcessPriorityClass.BelowNormal;
+        // As the threads that prepare in the server: somebody may wait for a picture, so it is no less than those.
+        ThreadNiceness.GiveWay();
+        if (!OperatingSystem.IsLinux())
+        {
+            self.PriorityClass = ProcessPriorityClass.BelowNormal;
+        }
 
         var reader = new FrameReader(input);
         if (reader.Next(int.MaxValue) != FrameKind.Limits)
