@@ -2,7 +2,7 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|readers|scan|start|index|wear|growth|million|lexical|postgres|serve|simulate|ledger|llm|answers|tune|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|readers|fuzz|scan|start|index|wear|growth|million|lexical|postgres|serve|simulate|ledger|llm|answers|tune|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -10,6 +10,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["ingest"] = IngestSpeed.RunAsync,
     ["decode"] = DecodeSpeed.RunAsync,
     ["readers"] = ReaderSpeed.RunAsync,
+    ["fuzz"] = ReaderFuzzing.RunAsync,
     ["scan"] = ScanSpeed.RunAsync,
     ["start"] = StartTime.RunAsync,
     ["index"] = IndexSpeed.RunAsync,
