@@ -143,6 +143,48 @@ public sealed class HostileFilesTests : IDisposable
         Assert.Equal(name == "issue19800.pdf" ? 2 : 0, Count("Hello world", read));
     }
 
+    /// <summary>Texts and pages made to be nested, repeated or circular beyond measure, by the name that tells their type.</summary>
+    public static TheoryData<string, string> Beyond() => new()
+    {
+        { "quotes.md", new string('>', 200_000) + " x" },
+        { "lists.md", string.Concat(Enumerable.Repeat("- ", 100_000)) + "x" },
+        { "brackets.md", new string('[', 100_000) + "x" },
+        { "links.md", string.Concat(Enumerable.Repeat("[a](", 50_000)) },
+        { "stars.md", string.Concat(Enumerable.Repeat("*a **b ", 50_000)) },
+        { "pipes.md", string.Concat(Enumerable.Repeat("|a", 50_000)) + "\n" + string.Concat(Enumerable.Repeat("|-", 50_000)) },
+        { "bold.html", string.Concat(Enumerable.Repeat("<b><p>x", 20_000)) },
+        { "tables.html", string.Concat(Enumerable.Repeat("<table><tr><td>", 20_000)) },
+        { "attributes.html", "<p " + string.Concat(Enumerable.Range(0, 100_000).Select(i => $"a{i}=1 ")) + ">x</p>" },
+        { "comments.html", string.Concat(Enumerable.Repeat("<!--", 100_000)) },
+        { "nested.json", new string('[', 500_000) },
+        { "keys.json", string.Concat(Enumerable.Repeat("{\"a\":", 60)) + "1" + new string('}', 60) },
+        { "lines.jsonl", string.Concat(Enumerable.Repeat("{\"a\":1}\n", 300_000)) },
+        { "quote.csv", "a,b\n\"" + new string('x', 3_000_000) },
+        { "columns.csv", new string(',', 2_000_000) + "\nx" },
+        { "parts.eml", "Subject: a\r\nMIME-Version: 1.0\r\n" + string.Concat(Enumerable.Range(0, 20_000).Select(i => $"Content-Type: multipart/mixed; boundary=\"b{i}\"\r\n\r\n--b{i}\r\n")) },
+        { "mails.eml", string.Concat(Enumerable.Repeat("Subject: a\r\nMIME-Version: 1.0\r\nContent-Type: message/rfc822\r\n\r\n", 20_000)) + "Subject: last\r\n\r\nx" },
+        { "headers.eml", string.Concat(Enumerable.Range(0, 200_000).Select(i => $"X-{i}: a\r\n")) + "\r\nx" },
+        { "arrays.pdf", Latin(TinyPdf.Page($"{new string('[', 100_000)} TJ", "")) },
+        { "pages.pdf", Latin(TinyPdf.Page("", "")).Replace("/Kids[3 0 R]", "/Kids[2 0 R]", StringComparison.Ordinal) },
+        { "parents.pdf", Latin(TinyPdf.Page("", "")).Replace("/Type/Pages/", "/Type/Pages/Parent 2 0 R/", StringComparison.Ordinal) },
+        { "previous.pdf", Latin(TinyPdf.Page("", "")).Replace("/Root 1 0 R", "/Prev 400/Root 1 0 R", StringComparison.Ordinal) },
+        { "count.pdf", Latin(TinyPdf.Page("", "")).Replace("/Count 1", "/Count 2147483647", StringComparison.Ordinal) },
+        { "states.pdf", Latin(TinyPdf.Page(string.Concat(Enumerable.Repeat("q ", 500_000)), "")) },
+        { "letters.pdf", Latin(TinyPdf.Page($"BT /F 12 Tf ({new string('x', 200_000)}) Tj ET", "")) },
+        { "doubling.pdf", Doubling() },
+        { "mask.pdf", Latin(TinyPdf.Page("/I Do", "/XObject<</I 6 0 R>>", TinyPdf.Stream("x", "/Type/XObject/Subtype/Image/Width 64/Height 64/ColorSpace/DeviceRGB/BitsPerComponent 8/SMask 6 0 R"))) },
+    };
+
+    [Theory]
+    [MemberData(nameof(Beyond))]
+    public void Whatever_is_nested_repeated_or_circular_is_read_or_refused_and_the_next_file_read(string name, string content)
+    {
+        Exception? error = Record.Exception(() => Read(name, Encoding.Latin1.GetBytes(content)));
+        Assert.True(error is null or UnreadableException { Message.Length: > 0 }, $"{error}");
+        TestContext.Current.TestOutputHelper?.WriteLine($"{name}: {error?.Message ?? "read"}");
+        Assert.Equal("hello pdf world", Read("control_ok.pdf").Blocks.Single().Text);
+    }
+
     [Fact]
     public async Task A_folder_that_holds_them_is_ingested_but_for_what_is_named()
     {
@@ -167,6 +209,12 @@ public sealed class HostileFilesTests : IDisposable
             Directory.Delete(data, recursive: true);
         }
     }
+
+    /// <summary>Forms that each draw the next one twice: a thousand times a thousand times a thousand drawings.</summary>
+    private static string Doubling() => Latin(TinyPdf.Page("/X Do", "/XObject<</X 6 0 R>>", [.. Enumerable.Range(7, 40).Select(next =>
+        TinyPdf.Stream("/X Do /X Do", $"/Type/XObject/Subtype/Form/BBox[0 0 600 800]/Resources<</XObject<</X {next} 0 R>>>>"))]));
+
+    private static string Latin(byte[] bytes) => Encoding.Latin1.GetString(bytes);
 
     private static int Count(string words, ReadDocument read) => string.Join('\n', read.Blocks.Select(b => b.Text)).Split(words).Length - 1;
 

@@ -11,6 +11,9 @@ public sealed partial class SqliteStore
     /// <summary>Passages held in memory before they go to the files; and at closing, how many are worth it.</summary>
     private const int CheckpointAt = 20_000, CheckpointAtClosing = 500;
 
+    /// <summary>Commits of this long are followed together; a search that comes before follows by itself.</summary>
+    private static readonly TimeSpan FollowEvery = TimeSpan.FromMilliseconds(250);
+
     private readonly ConcurrentDictionary<string, Words> _words = new(StringComparer.Ordinal);
     private readonly SemaphoreSlim _wordsDue = new(0);
     private Task _wordsFollower = Task.CompletedTask;
@@ -145,6 +148,11 @@ public sealed partial class SqliteStore
                 SaveWords(collection, CheckpointAt);
             }
             await _wordsDue.WaitAsync(_closing.Token).ConfigureAwait(false);
+            // Commits come many a second, and to publish costs much the same for one document as for a hundred.
+            await Task.Delay(FollowEvery, _time, _closing.Token).ConfigureAwait(false);
+            while (_wordsDue.Wait(0, CancellationToken.None))
+            {
+            }
         }
     }
 

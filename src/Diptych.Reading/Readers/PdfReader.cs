@@ -17,6 +17,9 @@ internal sealed class PdfReader : IFormatReader
     /// <summary>Smaller pictures are rules, bullets and icons.</summary>
     private const int MinPictureSide = 32;
 
+    /// <summary>A file with more pages that cannot be read is given up.</summary>
+    private const int MaxFailedPages = 100;
+
     /// <summary>A line this much larger than the body text, and short, is a heading.</summary>
     private const double HeadingScale = 1.15;
 
@@ -27,13 +30,26 @@ internal sealed class PdfReader : IFormatReader
         new PdfForms(pdf).OpenCircles();
         var pages = new List<(int Number, List<Paragraph> Texts, List<Block> Pictures)>();
         var warnings = new List<string>();
+        var failed = new List<Exception>();
         var sizes = new SortedDictionary<double, int>();
         // A page's letters are let go before the next page is read: a long manual has millions.
         for (int number = 1; number <= pdf.NumberOfPages; number++)
         {
             cancellation.ThrowIfCancellationRequested();
-            Page page = pdf.GetPage(number);
-            pages.Add((page.Number, [.. Texts(page, sizes)], [.. Pictures(page, filters, warnings)]));
+            try
+            {
+                Page page = pdf.GetPage(number);
+                pages.Add((page.Number, [.. Texts(page, sizes)], [.. Pictures(page, filters, warnings)]));
+            }
+            catch (Exception error) when (IsDamage(error) && failed.Count < MaxFailedPages)
+            {
+                failed.Add(error);
+                warnings.Add($"Page {number} could not be read. {error.Message.Split('\n')[0]}");
+            }
+        }
+        if (pages.Count == 0 && failed.Count > 0)
+        {
+            throw failed[0];
         }
         double body = Median(sizes);
         var blocks = new List<Block>();
@@ -102,34 +118,51 @@ internal sealed class PdfReader : IFormatReader
         return new Block(heading ? BlockKind.Heading : BlockKind.Paragraph, text.Text, heading ? level : 0, page, text.Box);
     }
 
-    private static IEnumerable<Block> Pictures(Page page, PdfFilters filters, List<string> warnings)
+    private static List<Block> Pictures(Page page, PdfFilters filters, List<string> warnings)
     {
-        foreach (IPdfImage image in page.GetImages())
+        var pictures = new List<Block>();
+        using IEnumerator<IPdfImage> images = page.GetImages().GetEnumerator();
+        while (true)
         {
+            try
+            {
+                if (!images.MoveNext())
+                {
+                    return pictures;
+                }
+            }
+            catch (Exception error) when (IsDamage(error))
+            {
+                warnings.Add($"Pictures on page {page.Number} are left out. {error.Message.Split('\n')[0]}");
+                return pictures;
+            }
+            IPdfImage image = images.Current;
             if (image.WidthInSamples < MinPictureSide || image.HeightInSamples < MinPictureSide || image.IsImageMask)
             {
                 continue;
             }
-            byte[]? bytes = null;
-            filters.Refusal = null;
             try
             {
-                bytes = PdfJpeg.Of(image, filters) ?? (image.TryGetPng(out byte[]? png) ? png : null);
+                filters.Refusal = null;
+                byte[]? bytes = PdfJpeg.Of(image, filters) ?? (image.TryGetPng(out byte[]? png) ? png : null);
+                if (filters.Refusal is { } refused)
+                {
+                    throw refused;
+                }
+                if (bytes is not null)
+                {
+                    pictures.Add(new Block(BlockKind.Picture, "", 0, page.Number, Relative(image.BoundingBox, page), null, bytes));
+                }
             }
-            catch (UnreadableException refusal) when (refusal == filters.Refusal)
+            catch (Exception error) when (IsDamage(error))
             {
-                // Said below, as where the library kept it to itself.
-            }
-            if (filters.Refusal is { } refused)
-            {
-                warnings.Add($"A picture on page {page.Number} is left out. {refused.Message}");
-            }
-            else if (bytes is not null)
-            {
-                yield return new Block(BlockKind.Picture, "", 0, page.Number, Relative(image.BoundingBox, page), null, bytes);
+                warnings.Add($"A picture on page {page.Number} is left out. {error.Message.Split('\n')[0]}");
             }
         }
     }
+
+    /// <summary>Whether an error is of the page or picture that it came from.</summary>
+    private static bool IsDamage(Exception error) => error is not (OutOfMemoryException or OperationCanceledException);
 
     private static Box Relative(PdfRectangle box, Page page)
     {
