@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Numerics;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
@@ -35,19 +36,34 @@ public static class Resampling
     {
         Taps columns = Taps.For(sourceWidth, width, bilinear), rows = Taps.For(sourceHeight, height, bilinear);
 
-        // [sourceHeight, width, 3], as integers that hold bytes: the vertical pass then is a weighted sum of whole rows.
+        // [sourceHeight, width, 3], as integers that hold bytes: the vertical pass then is a weighted sum of whole rows. It is rented, since
+        // fresh pages for a megabyte or two take as long as the work on them.
         int rowLength = width * 3;
-        int[] narrow = new int[sourceHeight * rowLength];
+        int[] narrow = ArrayPool<int>.Shared.Rent(sourceHeight * rowLength);
+        try
+        {
+            Narrow(rgba, stride, sourceHeight, columns, narrow, rowLength);
+            return Lower(narrow, rows, height, rowLength);
+        }
+        finally
+        {
+            ArrayPool<int>.Shared.Return(narrow);
+        }
+    }
+
+    /// <param name="narrow">[sourceHeight, width, 3]: filled.</param>
+    private static void Narrow(ReadOnlySpan<byte> rgba, int stride, int sourceHeight, Taps columns, int[] narrow, int rowLength)
+    {
         for (int y = 0; y < sourceHeight; y++)
         {
-            ReadOnlySpan<byte> line = rgba.Slice(y * stride, sourceWidth * 4);
+            ReadOnlySpan<uint> line = MemoryMarshal.Cast<byte, uint>(rgba[(y * stride)..]);
             Span<int> target = narrow.AsSpan(y * rowLength, rowLength);
-            for (int x = 0; x < width; x++)
+            for (int x = 0; x < rowLength / 3; x++)
             {
                 // The four channels of a pixel are the four lanes of a vector.
                 Vector128<int> sum = Vector128.Create(Half);
                 ReadOnlySpan<int> weights = columns.Weights(x);
-                ReadOnlySpan<uint> p = MemoryMarshal.Cast<byte, uint>(line).Slice(columns.Start[x], weights.Length);
+                ReadOnlySpan<uint> p = line.Slice(columns.Start[x], weights.Length);
                 for (int i = 0; i < weights.Length; i++)
                 {
                     Vector128<ushort> wide = Vector128.WidenLower(Vector128.CreateScalarUnsafe(p[i]).AsByte());
@@ -58,7 +74,10 @@ public static class Resampling
                 target[(x * 3) + 2] = ToByte(sum[2]);
             }
         }
+    }
 
+    private static byte[] Lower(int[] narrow, Taps rows, int height, int rowLength)
+    {
         byte[] result = new byte[height * rowLength];
         int[] total = new int[rowLength];
         for (int y = 0; y < height; y++)
