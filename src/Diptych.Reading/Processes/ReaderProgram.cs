@@ -21,6 +21,7 @@ public static class ReaderProgram
     internal static int Run(Func<ReaderLimits, Func<SourceFile, string, int, CancellationToken, IEnumerable<ReadPart>>> open)
     {
         CultureInfo.DefaultThreadCurrentCulture = CultureInfo.DefaultThreadCurrentUICulture = CultureInfo.InvariantCulture;
+        Pipes.Widen();
         using Stream input = new BufferedStream(Console.OpenStandardInput(), 1 << 16), output = new BufferedStream(Console.OpenStandardOutput(), 1 << 16);
         // The streams are the protocol's: no library may write in between.
         Console.SetOut(TextWriter.Null);
