@@ -13,7 +13,7 @@ public sealed class ReaderPoolTests : IDisposable
     {
         MemoryBytes = 256L << 20,
         CpuTime = TimeSpan.FromSeconds(3),
-        Time = TimeSpan.FromSeconds(5),
+        Time = TimeSpan.FromSeconds(20),
         Characters = 5_000_000,
         OutputBytes = 64L << 20,
     };
@@ -27,7 +27,7 @@ public sealed class ReaderPoolTests : IDisposable
     [InlineData("native", "memory", ReadFailure.Memory)]
     [InlineData("recurse", "nested too deeply", ReadFailure.Depth)]
     [InlineData("spin", "3 s of processor time", ReadFailure.CpuTime)]
-    [InlineData("sleep", "longer than 5 s", ReadFailure.Time)]
+    [InlineData("sleep", "longer than 20 s", ReadFailure.Time)]
     [InlineData("write", "5,000,000 characters", ReadFailure.Output)]
     [InlineData("giant", "5,000,000 characters", ReadFailure.Output)]
     [InlineData("garbage", "cannot be", ReadFailure.Crash)]
