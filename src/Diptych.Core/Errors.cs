@@ -27,6 +27,9 @@ public sealed class RemoteFailureException(string message, Exception cause) : Ex
 /// <summary>The database does not answer, and did not after repeated tries: trying again later may help.</summary>
 public sealed class StoreUnavailableException(string message, Exception cause) : Exception(message, cause);
 
+/// <summary>A database's files are in use where they may not be, or are being replaced; the message says by what.</summary>
+public sealed class StoreInUseException(string message) : Exception(message);
+
 /// <summary>The queue ahead is too long for the request's deadline.</summary>
 public sealed class OverloadedException(string message, TimeSpan retryAfter) : Exception(message)
 {

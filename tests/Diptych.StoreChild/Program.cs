@@ -4,7 +4,14 @@ using Diptych.Index;
 using Diptych.Index.Sqlite;
 
 // Writes to a store without end, telling each operation before it begins and when it is acknowledged, until it is killed.
-// Arguments: the database, a seed.
+// Arguments: the database, a seed. Or: "restore", a backup, the database; then it puts the backup there, telling when it begins.
+if (args is ["restore", var backup, var database])
+{
+    Console.WriteLine("begin");
+    SqliteBackup.Restore(backup, database, replace: true);
+    Console.WriteLine("done");
+    return;
+}
 var random = new Random(int.Parse(args[1], CultureInfo.InvariantCulture));
 using SqliteStore store = SqliteStore.Open(args[0], new EmbeddingSpace("text", 8, "t", "1"), new EmbeddingSpace("cross", 4, "i", "1"), TimeProvider.System);
 Console.WriteLine("open");

@@ -42,6 +42,8 @@ public sealed class CommandLineTests : IDisposable
         Assert.Equal(backup.Output, restore.Output);
         Assert.Contains("leaves at seven", (await Host.DiptychAsync(other, "ask", "When does the ferry leave?")).Output, StringComparison.Ordinal);
         Assert.Equal(2, (await Host.DiptychAsync(other, "restore", file)).ExitCode);
+        Assert.Equal(2, (await Host.DiptychAsync(_data, "backup", file)).ExitCode);
+        Assert.Equal(0, (await Host.DiptychAsync(_data, "backup", file, "--force")).ExitCode);
         Assert.Equal(0, (await Host.DiptychAsync(other, "restore", file, "--force")).ExitCode);
         Assert.Equal(0, (await Host.DiptychAsync(other, "doctor", "--repair")).ExitCode);
     }

@@ -11,12 +11,16 @@ internal static class BackupCommand
     public static Command Build()
     {
         var file = new Argument<FileInfo>("FILE") { Description = "The copy to write" };
-        var command = new Command("backup", "Copy the live database to a file, and verify the copy") { file };
-        command.SetAction(async (parsed, cancellation) =>
+        var force = new Option<bool>("--force") { Description = "Replace the file that is there" };
+        var command = new Command("backup", "Copy the live database to a file, and verify the copy") { file, force };
+        command.SetAction(parsed =>
         {
             DiptychOptions options = CommandLine.Options(parsed);
-            await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
-            string digest = Embedded(product).Backup(parsed.GetValue(file)!.FullName);
+            if (options.Store is not null)
+            {
+                throw new InvalidRequestException("A PostgreSQL store is backed up with PostgreSQL's own tools: pg_dump, or pg_basebackup with WAL archiving.");
+            }
+            string digest = SqliteBackup.Make(options.Database, parsed.GetValue(file)!.FullName, parsed.GetValue(force));
             Tell(parsed, "Backed up to", parsed.GetValue(file)!, digest);
             return ExitCode.Success;
         });
@@ -34,9 +38,6 @@ internal static class BackupCommand
             AnsiConsole.MarkupLine($"{what} {file.FullName.EscapeMarkup()}, content verified: {digest}");
         }
     }
-
-    private static SqliteStore Embedded(Product product) =>
-        product.Store as SqliteStore ?? throw new InvalidRequestException("A PostgreSQL store is backed up with PostgreSQL's own tools: pg_dump, or pg_basebackup with WAL archiving.");
 }
 
 /// <summary><c>diptych restore FILE</c>: a backup in the place of the store.</summary>
@@ -54,7 +55,7 @@ internal static class RestoreCommand
             {
                 throw new InvalidRequestException("A PostgreSQL store is restored with PostgreSQL's own tools.");
             }
-            string digest = SqliteStore.Restore(parsed.GetValue(file)!.FullName, options.Database, parsed.GetValue(force));
+            string digest = SqliteBackup.Restore(parsed.GetValue(file)!.FullName, options.Database, parsed.GetValue(force));
             BackupCommand.Tell(parsed, "Restored from", parsed.GetValue(file)!, digest);
             return ExitCode.Success;
         });

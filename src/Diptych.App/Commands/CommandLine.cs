@@ -98,7 +98,8 @@ internal static class CommandLine
             await Console.Error.WriteLineAsync(Output.Printable(error.Message));
             return ExitCode.Usage;
         }
-        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or StorageFullException or ConflictException or SourceChangedException or RemoteFailureException or InvalidDataException or IOException or UnauthorizedAccessException
+        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or StoreInUseException or StorageFullException or ConflictException or SourceChangedException
+            or RemoteFailureException or InvalidDataException or IOException or UnauthorizedAccessException
             or HttpRequestException or System.Data.Common.DbException or InvalidOperationException)
         {
             await Console.Error.WriteLineAsync(Output.Printable(error.Message));

@@ -56,7 +56,7 @@ internal static class DoctorCommand
                     checks.Add(($"collection {c.Name}", true, $"{c.Documents} documents, {c.Passages} passages, {c.Images} of them images"));
                 }
             }
-            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or StoreUnavailableException or System.Data.Common.DbException)
+            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or StoreUnavailableException or StoreInUseException or System.Data.Common.DbException)
             {
                 checks.Add(("start", false, error.Message));
             }

@@ -88,14 +88,20 @@ internal static class Schema
 
     public static int Version => Steps.Length;
 
+    /// <returns>The database's version.</returns>
+    /// <exception cref="InvalidRequestException">A newer program wrote the database.</exception>
+    public static long Check(SqliteConnection connection)
+    {
+        long version = (long)connection.Scalar("PRAGMA user_version")!;
+        return version <= Version
+            ? version
+            : throw new InvalidRequestException($"The database has schema version {version}; this program knows {Version}. Use a newer diptych, or another --data folder.");
+    }
+
     /// <exception cref="InvalidRequestException">A newer program wrote the database.</exception>
     public static void Migrate(SqliteConnection connection)
     {
-        long version = (long)connection.Scalar("PRAGMA user_version")!;
-        if (version > Version)
-        {
-            throw new InvalidRequestException($"The database has schema version {version}; this program knows {Version}. Use a newer diptych, or another --data folder.");
-        }
+        long version = Check(connection);
         for (; version < Version; version++)
         {
             using SqliteTransaction transaction = connection.BeginTransaction(deferred: false);

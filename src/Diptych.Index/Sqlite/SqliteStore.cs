@@ -21,9 +21,12 @@ public sealed partial class SqliteStore : IDocumentStore
     private readonly Lock _writing = new();
     private readonly TimeProvider _time;
 
-    private SqliteStore(string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
+    /// <summary>Held as long as the database is open, so that none replaces its files.</summary>
+    private readonly StoreLock _lock;
+
+    private SqliteStore(string path, StoreLock held, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
     {
-        _time = time;
+        (_time, _lock) = (time, held);
         _path = path;
         TextSpace = textSpace;
         CrossSpace = crossSpace;
@@ -38,10 +41,11 @@ public sealed partial class SqliteStore : IDocumentStore
 
     /// <summary>Opens or creates the database, brings its schema forward and loads the vectors.</summary>
     /// <exception cref="InvalidRequestException">Other models made its vectors, or a newer program wrote it.</exception>
+    /// <exception cref="StoreInUseException">A backup is being put in its place.</exception>
     public static SqliteStore Open(string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
     {
         Directory.CreateDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
-        var store = new SqliteStore(path, textSpace, crossSpace, time);
+        var store = new SqliteStore(path, SqliteBackup.Share(path), textSpace, crossSpace, time);
         try
         {
             store._writer.Execute("PRAGMA journal_mode = WAL");
@@ -194,6 +198,7 @@ public sealed partial class SqliteStore : IDocumentStore
         _watcher.Dispose();
         using var connection = new SqliteConnection(_connectionString);
         SqliteConnection.ClearPool(connection);
+        _lock.Dispose();
     }
 
     /// <summary>A pooled connection for one read; a pool's reuse would run settings each time, so there are none.</summary>

@@ -132,38 +132,6 @@ public sealed class SqliteStoreTests : DocumentStoreConformance, IDisposable
         }
     }
 
-    [Fact]
-    public void A_backup_made_while_others_write_is_a_whole_store()
-    {
-        using var store = (SqliteStore)Open();
-        var random = new Random(21);
-        store.Commit([.. Enumerable.Range(0, 30).Select(i => RandomDocument(random, "c", $"doc{i}", i))]);
-        string file = Path.Combine(_directory, "copy.backup"), restored = Path.Combine(_directory, "restored", "d.db");
-        Task writer = Task.Run(() =>
-        {
-            for (int i = 30; i < 120; i++)
-            {
-                store.Commit([RandomDocument(new Random(i), "c", $"doc{i}", i)]);
-            }
-        }, TestContext.Current.CancellationToken);
-        string digest = store.Backup(file);
-        writer.GetAwaiter().GetResult();
-        Assert.Equal(digest, SqliteStore.Restore(file, restored, replace: false));
-        using (SqliteStore copy = SqliteStore.Open(restored, store.TextSpace, store.CrossSpace, TimeProvider.System))
-        {
-            Assert.InRange(copy.Documents("c").Count, 30, 120);
-            Assert.Empty(copy.CheckIntegrity());
-            Document first = copy.Documents("c")[0];
-            Assert.Equal(store.Passages(first.Id), copy.Passages(first.Id));
-        }
-        Assert.Contains("--force", Assert.Throws<InvalidRequestException>(() => SqliteStore.Restore(file, restored, replace: false)).Message, StringComparison.Ordinal);
-        byte[] bytes = File.ReadAllBytes(file);
-        Array.Fill(bytes, (byte)0xAA, bytes.Length / 2, 4096);
-        File.WriteAllBytes(file, bytes);
-        Assert.Throws<InvalidRequestException>(() => SqliteStore.Restore(file, restored, replace: true));
-        Assert.Contains("no file", Assert.Throws<InvalidRequestException>(() => SqliteStore.Restore(file + "x", restored, true)).Message, StringComparison.Ordinal);
-    }
-
     [Theory]
     [InlineData("harbuor", "harbour")]
     [InlineData("sattelite", "satellite")]
