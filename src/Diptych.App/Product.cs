@@ -79,7 +79,7 @@ public sealed class Product : IAsyncDisposable
     public Answerer Answerer => _answerer.Value;
 
     /// <summary>Loads the models and the store, side by side.</summary>
-    public static async Task<Product> OpenAsync(DiptychOptions options, TimeProvider time, CancellationToken cancellation)
+    public static async Task<Product> OpenAsync(DiptychOptions options, TimeProvider time, CancellationToken cancellation, ILoggerFactory? logs = null)
     {
         var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
         var inference = new InferenceService([text, image], time, options.Inference());
@@ -94,7 +94,7 @@ public sealed class Product : IAsyncDisposable
             IDocumentStore store = await Task.Run<IDocumentStore>(
                 () => options.Store is { Length: > 0 } address
                     ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time)
-                    : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time),
+                    : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time, logs?.CreateLogger<SqliteStore>()),
                 cancellation);
             await load;
             IPictureReader? pictures = reader is null ? null : PpOcr.Open(options.Models().PathOf(reader), inference);

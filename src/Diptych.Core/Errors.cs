@@ -30,6 +30,9 @@ public sealed class StoreUnavailableException(string message, Exception cause) :
 /// <summary>A database's files are in use where they may not be, or are being replaced; the message says by what.</summary>
 public sealed class StoreInUseException(string message) : Exception(message);
 
+/// <summary>A database is damaged; the message says what to do.</summary>
+public sealed class StoreDamagedException(string message, Exception cause) : Exception(message, cause);
+
 /// <summary>The queue ahead is too long for the request's deadline.</summary>
 public sealed class OverloadedException(string message, TimeSpan retryAfter) : Exception(message)
 {

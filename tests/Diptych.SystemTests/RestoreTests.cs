@@ -69,6 +69,36 @@ public sealed class RestoreTests
         Directory.Delete(data, recursive: true);
     }
 
+    [Fact]
+    public async Task What_is_said_of_a_damaged_database_can_be_done_as_it_is_said()
+    {
+        string data = Directory.CreateTempSubdirectory("diptych-damaged-").FullName, backup = Path.Combine(data, "before.backup"), database = Path.Combine(data, "diptych.db");
+        Assert.Equal(0, (await Host.RunAsync("dotnet", [Host.Program, "ingest", "-", "--name", "ferry.md", "--data", data], "The ferry leaves at seven.")).ExitCode);
+        Assert.Equal(0, (await Host.DiptychAsync(data, "backup", backup)).ExitCode);
+        byte[] damaged = await File.ReadAllBytesAsync(database, TestContext.Current.CancellationToken);
+        damaged.AsSpan(4096).Fill(0x5A);
+        await File.WriteAllBytesAsync(database, damaged, TestContext.Current.CancellationToken);
+        string words = $"diptych restore FILE --force --data {data}";
+        var search = await Host.DiptychAsync(data, "search", "ferry");
+        Assert.True(search.ExitCode == 1 && search.Error.Contains(words, StringComparison.Ordinal) && search.Error.Contains(backup, StringComparison.Ordinal), search.Error);
+        Assert.DoesNotContain("   at ", search.Error, StringComparison.Ordinal);
+        var doctor = await Host.DiptychAsync(data, "doctor");
+        Assert.True(doctor.ExitCode == 1 && doctor.Output.Contains(words, StringComparison.Ordinal), doctor.Output);
+        Assert.Equal(0, (await Host.DiptychAsync(data, [.. words.Replace("FILE", backup, StringComparison.Ordinal).Split(' ')[1..4]])).ExitCode);
+        Assert.Contains("leaves at seven", (await Host.DiptychAsync(data, "search", "ferry")).Output, StringComparison.Ordinal);
+        // The other way that it names.
+        await File.WriteAllBytesAsync(database, damaged, TestContext.Current.CancellationToken);
+        foreach (string name in new[] { "diptych.db", "diptych.db-wal", "diptych.db-shm" })
+        {
+            Assert.Contains(name, search.Error, StringComparison.Ordinal);
+            File.Delete(Path.Combine(data, name));
+        }
+        Assert.Equal(0, (await Host.RunAsync("dotnet", [Host.Program, "ingest", "-", "--name", "tram.md", "--data", data], "The tram leaves at nine.")).ExitCode);
+        Assert.Contains("leaves at nine", (await Host.DiptychAsync(data, "search", "tram")).Output, StringComparison.Ordinal);
+        Assert.Equal(0, (await Host.DiptychAsync(data, "doctor")).ExitCode);
+        Directory.Delete(data, recursive: true);
+    }
+
     /// <summary>Writes documents until so many are acknowledged, then kills the writer.</summary>
     private static async Task WriteAsync(string database, int seed, int documents)
     {

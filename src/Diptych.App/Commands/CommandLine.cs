@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using Diptych.Core;
+using Diptych.Index.Sqlite;
 using Spectre.Console;
 
 namespace Diptych.App.Commands;
@@ -98,11 +99,12 @@ internal static class CommandLine
             await Console.Error.WriteLineAsync(Output.Printable(error.Message));
             return ExitCode.Usage;
         }
-        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or StoreInUseException or StorageFullException or ConflictException or SourceChangedException
+        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or StoreInUseException or StoreDamagedException or StorageFullException or ConflictException or SourceChangedException
             or RemoteFailureException or InvalidDataException or IOException or UnauthorizedAccessException
             or HttpRequestException or System.Data.Common.DbException or InvalidOperationException)
         {
-            await Console.Error.WriteLineAsync(Output.Printable(error.Message));
+            Exception told = SqliteFault.IsFull(error) || SqliteFault.IsDamage(error) ? SqliteFault.Told(error, Options(parsed).Database) : error;
+            await Console.Error.WriteLineAsync(Output.Printable(told.Message));
             return ExitCode.Failure;
         }
     }

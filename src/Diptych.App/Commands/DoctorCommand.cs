@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Diptych.Core;
+using Diptych.Index.Sqlite;
 using Spectre.Console;
 
 namespace Diptych.App.Commands;
@@ -50,15 +51,15 @@ internal static class DoctorCommand
                     checks.Add(("repair", true, "word index and vector graphs made anew"));
                 }
                 var faults = product.Store.CheckIntegrity();
-                checks.Add(("database", faults.Count == 0, faults.Count == 0 ? $"sound, sequence {product.Store.Sequence}" : string.Join("; ", faults)));
+                checks.Add(("database", faults.Count == 0, faults.Count == 0 ? $"sound, sequence {product.Store.Sequence}" : $"{string.Join("; ", faults)}{Advice(faults, product.Store, options)}"));
                 foreach (var c in product.Store.Collections())
                 {
                     checks.Add(($"collection {c.Name}", true, $"{c.Documents} documents, {c.Passages} passages, {c.Images} of them images"));
                 }
             }
-            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or StoreUnavailableException or StoreInUseException or System.Data.Common.DbException)
+            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or StoreUnavailableException or StoreInUseException or StoreDamagedException or System.Data.Common.DbException)
             {
-                checks.Add(("start", false, error.Message));
+                checks.Add(("start", false, SqliteFault.Told(error, options.Database).Message));
             }
             if (parsed.GetValue(CommandLine.AsJson))
             {
@@ -75,4 +76,7 @@ internal static class DoctorCommand
         });
         return command;
     }
+
+    private static string Advice(IReadOnlyList<string> faults, Index.IDocumentStore store, DiptychOptions options) =>
+        store is SqliteStore sqlite && sqlite.IsDamaged(faults) ? $". {SqliteFault.Advice(options.Database)}" : "";
 }

@@ -1,10 +1,11 @@
 using Diptych.Core;
 using Microsoft.Data.Sqlite;
+using Microsoft.Extensions.Logging;
 
 namespace Diptych.Index.Sqlite;
 
 /// <summary>The tables, as steps forward: step n takes a database from version n to n + 1.</summary>
-internal static class Schema
+internal static partial class Schema
 {
     private static readonly Action<SqliteConnection>[] Steps =
     [
@@ -97,6 +98,56 @@ internal static class Schema
             ? version
             : throw new InvalidRequestException($"The database has schema version {version}; this program knows {Version}. Use a newer diptych, or another --data folder.");
     }
+
+    /// <summary>Brings a database of an older version forward that nobody has open. What was is kept beside it, as a backup that names the version.</summary>
+    /// <exception cref="InvalidRequestException">A newer program wrote the database.</exception>
+    /// <exception cref="StoreInUseException">Another process has it open.</exception>
+    /// <exception cref="StorageFullException">There is no room for the copy; nothing was changed.</exception>
+    public static void BringForward(string database, ILogger log)
+    {
+        using (SqliteBackup.Share(database))
+        {
+            if (!File.Exists(database) || Read(database) is 0 || Read(database) == Version)
+            {
+                return;
+            }
+        }
+        using StoreLock alone = StoreLock.TryAlone(database) ?? throw new StoreInUseException(
+            $"{database} has an older schema, which this program brings forward, and another diptych has it open. Stop that, then start this again.");
+        using SqliteConnection connection = Connect(database);
+        long version = Check(connection);
+        string copy = Path.ChangeExtension(database, $".schema-{version}.backup");
+        for (int number = 2; File.Exists(copy); number++)
+        {
+            copy = Path.ChangeExtension(database, $".schema-{version}.{number}.backup");
+        }
+        try
+        {
+            SqliteBackup.Make(connection, copy, replace: false);
+        }
+        catch (Exception error) when (SqliteFault.IsFull(error) || StorageFullException.Is(error))
+        {
+            throw new StorageFullException($"The schema of {database} is to be brought from {version} to {Version}, and its disk has no room for a copy before. Make room, and start again.", error);
+        }
+        Migrate(connection);
+        LogMigrated(log, database, version, Version, copy);
+    }
+
+    private static long Read(string database)
+    {
+        using SqliteConnection connection = Connect(database);
+        return Check(connection);
+    }
+
+    private static SqliteConnection Connect(string database)
+    {
+        var connection = new SqliteConnection(new SqliteConnectionStringBuilder { DataSource = database, Pooling = false, DefaultTimeout = 60 }.ToString());
+        connection.Open();
+        return connection;
+    }
+
+    [LoggerMessage(1, LogLevel.Warning, "The schema of {Database} was brought from version {From} to {To}; what was is kept as {Copy}, which an older diptych reads")]
+    private static partial void LogMigrated(ILogger log, string database, long from, int to, string copy);
 
     /// <exception cref="InvalidRequestException">A newer program wrote the database.</exception>
     public static void Migrate(SqliteConnection connection)

@@ -90,11 +90,26 @@ public sealed partial class SqliteStore
         return vectors;
     }
 
+    /// <summary>Whether faults are the database's own, and not those of what is derived from it.</summary>
+    public bool IsDamaged(IReadOnlyList<string> faults) => CheckFile().Intersect(faults, StringComparer.Ordinal).Any();
+
     /// <summary>What SQLite's own check finds wrong; empty when the file is sound.</summary>
+    private IReadOnlyList<string> CheckFile()
+    {
+        try
+        {
+            using SqliteConnection connection = ForReading();
+            return [.. connection.Rows("PRAGMA integrity_check").Select(r => r.GetString(0)).Where(m => m != "ok")];
+        }
+        catch (SqliteException error) when (SqliteFault.IsDamage(error))
+        {
+            return [error.Message];
+        }
+    }
+
     public IReadOnlyList<string> CheckIntegrity()
     {
-        using SqliteConnection connection = ForReading();
-        var faults = connection.Rows("PRAGMA integrity_check").Select(r => r.GetString(0)).Where(m => m != "ok").ToList();
+        var faults = new List<string>(CheckFile());
         if (_graphFileError is { } file)
         {
             faults.Add(file);

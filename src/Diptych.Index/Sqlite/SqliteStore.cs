@@ -4,6 +4,8 @@ using System.Text.Json;
 using Diptych.Core;
 using Diptych.Index.Lexical;
 using Microsoft.Data.Sqlite;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 
 namespace Diptych.Index.Sqlite;
 
@@ -39,15 +41,21 @@ public sealed partial class SqliteStore : IDocumentStore
 
     public EmbeddingSpace CrossSpace { get; }
 
-    /// <summary>Opens or creates the database, brings its schema forward and loads the vectors.</summary>
+    /// <summary>Opens or creates the database, brings its schema forward (keeping a copy of what was) and loads the vectors.</summary>
     /// <exception cref="InvalidRequestException">Other models made its vectors, or a newer program wrote it.</exception>
-    /// <exception cref="StoreInUseException">A backup is being put in its place.</exception>
-    public static SqliteStore Open(string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
+    /// <exception cref="StoreInUseException">A backup is being put in its place, or its schema is older and another process has it open.</exception>
+    /// <exception cref="StoreDamagedException">The database is damaged; the message says what to do.</exception>
+    public static SqliteStore Open(string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger<SqliteStore>? log = null)
     {
         Directory.CreateDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
-        var store = new SqliteStore(path, SqliteBackup.Share(path), textSpace, crossSpace, time);
+        log ??= NullLogger<SqliteStore>.Instance;
+        StoreLock? held = null;
+        SqliteStore? store = null;
         try
         {
+            Schema.BringForward(path, log);
+            held = SqliteBackup.Share(path);
+            store = new SqliteStore(path, held, textSpace, crossSpace, time);
             store._writer.Execute("PRAGMA journal_mode = WAL");
             Schema.Migrate(store._writer);
             store.CheckSpace(textSpace);
@@ -55,9 +63,14 @@ public sealed partial class SqliteStore : IDocumentStore
             store.Load();
             return store;
         }
-        catch
+        catch (Exception error)
         {
-            store.Dispose();
+            store?.Dispose();
+            held?.Dispose();
+            if (SqliteFault.ToldAtOpen(error, path) is var told && told != error)
+            {
+                throw told;
+            }
             throw;
         }
     }
@@ -123,19 +136,18 @@ public sealed partial class SqliteStore : IDocumentStore
     });
 
     /// <exception cref="StorageFullException">The disk is full; nothing was stored.</exception>
+    /// <exception cref="StoreDamagedException">The database is damaged.</exception>
     private T Storing<T>(Func<T> work)
     {
         try
         {
             return work();
         }
-        catch (SqliteException error) when (error.SqliteErrorCode == SqliteFull)
+        catch (SqliteException error) when (SqliteFault.IsFull(error) || SqliteFault.IsDamage(error))
         {
-            throw new StorageFullException($"The disk of {_path} is full. Nothing of this was stored; make room, and send it again.", error);
+            throw SqliteFault.Told(error, _path);
         }
     }
-
-    private const int SqliteFull = 13;
 
     /// <returns>False when there is no such document.</returns>
     public bool Delete(long documentId)
