@@ -42,6 +42,9 @@ public sealed class DiptychOptions
     /// <summary>Most bytes of uploaded and fetched files that wait to be ingested, in megabytes.</summary>
     public int SpoolMb { get; set; } = 8192;
 
+    /// <summary>Free space of the data folder's disk below which <c>/readyz</c> says that the server is not ready, in megabytes.</summary>
+    public int MinFreeMb { get; set; } = 64;
+
     /// <summary>Most files that wait to be ingested.</summary>
     public int QueueItems { get; set; } = 1_000_000;
 
@@ -94,6 +97,7 @@ public sealed class DiptychOptions
         Require(MaxUploadMb is > 0 and <= 2047, "MaxUploadMb", "between 1 and 2047");
         Require(FetchSeconds is > 0 and <= 86400, "FetchSeconds", "between 1 and 86400");
         Require(SpoolMb > 0, "SpoolMb", "above 0");
+        Require(MinFreeMb >= 0, "MinFreeMb", "0 or above");
         Require(QueueItems > 0, "QueueItems", "above 0");
         Require(JobMemoryMb > 0, "JobMemoryMb", "above 0");
         Require(JobRetentionDays is > 0 and <= 36500, "JobRetentionDays", "between 1 and 36500");

@@ -93,7 +93,7 @@ public sealed class Product : IAsyncDisposable
             var embedder = new Embedder(inference, tokenizer, readers, preparation, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
             IDocumentStore store = await Task.Run<IDocumentStore>(
                 () => options.Store is { Length: > 0 } address
-                    ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time)
+                    ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time, logs?.CreateLogger<PostgresStore>())
                     : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time, logs?.CreateLogger<SqliteStore>()),
                 cancellation);
             await load;

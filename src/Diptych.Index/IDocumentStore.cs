@@ -117,6 +117,14 @@ public interface IDocumentStore : IDisposable
     /// <summary>Makes everything anew that is derived from the documents: word index, vector graphs.</summary>
     void Repair();
 
+    /// <summary>Asks the database something that costs nothing, as a request would.</summary>
+    /// <exception cref="StoreUnavailableException">It does not answer.</exception>
+    /// <exception cref="StoreDamagedException">It is damaged.</exception>
+    void Ask();
+
+    /// <summary>What goes on beside requests.</summary>
+    IReadOnlyList<BackgroundLoop> Loops { get; }
+
     /// <summary>What is wrong with what is stored; empty when it is sound.</summary>
     IReadOnlyList<string> CheckIntegrity();
 }

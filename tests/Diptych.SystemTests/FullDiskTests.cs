@@ -1,3 +1,4 @@
+using System.Net;
 using System.Text;
 using Xunit;
 
@@ -44,6 +45,77 @@ public sealed class FullDiskTests
             await Host.RunAsync("umount", [disk]);
             Directory.Delete(disk, recursive: true);
             Directory.Delete(notes, recursive: true);
+        }
+    }
+
+    [Fact]
+    public async Task A_server_on_a_full_disk_says_so_and_goes_on_by_itself_when_there_is_room()
+    {
+        string disk = Directory.CreateTempSubdirectory("diptych-disk-").FullName, other = Path.Combine(disk, "other");
+        var mount = await Host.RunAsync("mount", ["-t", "tmpfs", "-o", "size=32m", "tmpfs", disk]);
+        Assert.True(mount.ExitCode == 0, mount.Error);
+        try
+        {
+            await using ServerProcess server = await ServerProcess.StartAsync(disk, ("MinFreeMb", "4"));
+            Assert.StartsWith("ready", await server.Client.GetStringAsync("/readyz", TestContext.Current.CancellationToken), StringComparison.Ordinal);
+            await Fill(other);
+            byte[] note = Encoding.UTF8.GetBytes(string.Join('\n', Enumerable.Range(0, 20_000).Select(i => $"The heron waits beside pond {i}.")));
+            await AssertFullAsync(() => server.PostFilesAsync("default", ("note.md", note)));
+            int made = 0;
+            await AssertFullAsync(async () =>
+            {
+                HttpResponseMessage? response;
+                do
+                {
+                    response = await server.Client.PostAsync("/v1/collections", new StringContent($"{{\"name\":\"c{made++}\"}}", Encoding.UTF8, "application/json"));
+                }
+                while (response.IsSuccessStatusCode && made < 2000);
+                return response;
+            });
+            HttpResponseMessage unready = await server.Client.GetAsync("/readyz", TestContext.Current.CancellationToken);
+            Assert.Equal(HttpStatusCode.ServiceUnavailable, unready.StatusCode);
+            Assert.Contains("make room", await unready.Content.ReadAsStringAsync(TestContext.Current.CancellationToken), StringComparison.Ordinal);
+            // It lives, and can be asked.
+            Assert.Equal("ok", await server.Client.GetStringAsync("/healthz", TestContext.Current.CancellationToken));
+            await server.GetAsync("/v1/collections");
+            File.Delete(other);
+            using var tick = new PeriodicTimer(TimeSpan.FromMilliseconds(200));
+            while (!(await server.Client.GetAsync("/readyz", TestContext.Current.CancellationToken)).IsSuccessStatusCode)
+            {
+                await tick.WaitForNextTickAsync(TestContext.Current.CancellationToken);
+            }
+            var job = await server.EndAsync(await server.UploadAsync("default", ("short.md", "The heron waits beside the pond.")));
+            Assert.Equal(1, (await server.GetAsync("/v1/collections/default/documents")).GetProperty("documents").GetArrayLength());
+            Assert.Equal(0, await server.TerminateAsync());
+        }
+        finally
+        {
+            await Host.RunAsync("umount", [disk]);
+            Directory.Delete(disk, recursive: true);
+        }
+
+        static async Task AssertFullAsync(Func<Task<HttpResponseMessage>> write)
+        {
+            HttpResponseMessage response = await write();
+            string said = await response.Content.ReadAsStringAsync();
+            Assert.True((int)response.StatusCode == 507 && said.Contains("full", StringComparison.Ordinal), $"{response.StatusCode}: {said}");
+        }
+
+        static async Task Fill(string file)
+        {
+            await using var stream = new FileStream(file, FileMode.Create, FileAccess.Write, FileShare.None, 0);
+            byte[] block = new byte[4096];
+            try
+            {
+                while (true)
+                {
+                    await stream.WriteAsync(block);
+                }
+            }
+            catch (IOException)
+            {
+                // That was the last block.
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.Json;
 using Diptych.Core;
+using Diptych.Index.Sqlite;
 using Microsoft.AspNetCore.Diagnostics;
 using Microsoft.AspNetCore.Mvc;
 
@@ -10,7 +11,7 @@ namespace Diptych.App.Http;
 /// Errors as RFC 9457 problem documents with a stable type. The same document carries OpenAI's <c>error</c> object, so that its
 /// clients read the message too.
 /// </summary>
-internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
+internal sealed class Problems(DiptychOptions options, ILogger<Problems> log) : IExceptionHandler
 {
     public async ValueTask<bool> TryHandleAsync(HttpContext http, Exception exception, CancellationToken cancellation)
     {
@@ -18,6 +19,7 @@ internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
         {
             return true;
         }
+        exception = SqliteFault.Told(exception, options.Database);
         (int status, string type, string detail) = exception switch
         {
             InvalidRequestException or UnreadableException => (400, "invalid-request", exception.Message),
@@ -26,6 +28,7 @@ internal sealed class Problems(ILogger<Problems> log) : IExceptionHandler
             NotFoundException => (404, "not-found", exception.Message),
             OverloadedException => (429, "overloaded", exception.Message),
             RemoteFailureException => (502, "remote-failed", exception.Message),
+            StoreDamagedException => (500, "store-damaged", exception.Message),
             StorageFullException => (507, "storage-full", exception.Message),
             StoreUnavailableException => (503, "store-unavailable", exception.Message),
             BadHttpRequestException { InnerException: JsonException json } => (400, "invalid-json", json.Message),

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Diptych.Core;
 using Diptych.Engine.Ingestion;
+using Diptych.Index;
 using Diptych.Index.Jobs;
 
 namespace Diptych.App.Jobs;
@@ -9,7 +10,7 @@ namespace Diptych.App.Jobs;
 /// Works on the jobs in the store: items whose bytes are spooled go through ingestion in batches, URLs are fetched into the spool first.
 /// Every item is leased. A lease is renewed as long as this process lives, so that another node takes over where it does not.
 /// </summary>
-internal sealed partial class JobRunner(Product product, UrlSource urls, JobSignal signal, DiptychOptions options, TimeProvider time, ILogger<JobRunner> log) : BackgroundService
+internal sealed class JobRunner(Product product, UrlSource urls, JobSignal signal, DiptychOptions options, TimeProvider time, ILogger<JobRunner> log) : BackgroundService
 {
     /// <summary>Items that go through ingestion together: enough to keep its stages busy, few enough for jobs to take turns.</summary>
     private const int BatchItems = 64;
@@ -29,6 +30,8 @@ internal sealed partial class JobRunner(Product product, UrlSource urls, JobSign
     /// <summary>Shared by all batches.</summary>
     private readonly ByteBudget _bytes = new((long)options.JobMemoryMb << 20);
 
+    private IReadOnlyList<BackgroundLoop>? _loops;
+
     private IJobQueue Queue => product.Jobs;
 
     /// <summary>Stops what is being done for a job that has been cancelled.</summary>
@@ -40,37 +43,16 @@ internal sealed partial class JobRunner(Product product, UrlSource urls, JobSign
         }
     }
 
-    protected override async Task ExecuteAsync(CancellationToken stoppingToken)
-    {
-        await Task.WhenAll([
-            KeepAsync("renewal", RenewAsync, stoppingToken),
-            KeepAsync("housekeeping", KeepHouseAsync, stoppingToken),
-            KeepAsync("fetching", FetchAsync, stoppingToken),
-            .. Enumerable.Range(0, Batches).Select(_ => KeepAsync("ingestion", IngestAsync, stoppingToken)),
-        ]);
-    }
+    /// <summary>What it does beside requests.</summary>
+    public IReadOnlyList<BackgroundLoop> Loops => _loops ??=
+    [
+        new("renewing the leases of jobs", RenewAsync, time, log),
+        new("the housekeeping of jobs", KeepHouseAsync, time, log),
+        new("fetching for jobs", FetchAsync, time, log),
+        .. Enumerable.Range(1, Batches).Select(b => new BackgroundLoop($"ingesting for jobs ({b})", IngestAsync, time, log)),
+    ];
 
-    /// <summary>Runs a loop until the server stops, anew where it fails.</summary>
-    private async Task KeepAsync(string what, Func<CancellationToken, Task> loop, CancellationToken stopping)
-    {
-        await Task.Yield();
-        while (!stopping.IsCancellationRequested)
-        {
-            try
-            {
-                await loop(stopping);
-            }
-            catch (OperationCanceledException) when (stopping.IsCancellationRequested)
-            {
-                return;
-            }
-            catch (Exception error)
-            {
-                LogLoopFailed(error, what, Pause.TotalSeconds);
-                await Task.Delay(Pause, time, stopping).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            }
-        }
-    }
+    protected override Task ExecuteAsync(CancellationToken stoppingToken) => Task.WhenAll(Loops.Select(l => l.RunAsync(stoppingToken)));
 
     private async Task IngestAsync(CancellationToken stopping)
     {
@@ -276,7 +258,4 @@ internal sealed partial class JobRunner(Product product, UrlSource urls, JobSign
             await LetGoAsync(held, counts);
         }
     }
-
-    [LoggerMessage(Level = LogLevel.Error, Message = "The {Loop} of jobs failed; it goes on in {Seconds} s")]
-    private partial void LogLoopFailed(Exception error, string loop, double seconds);
 }

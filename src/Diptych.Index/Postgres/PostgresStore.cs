@@ -1,4 +1,6 @@
 using Diptych.Core;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 using Npgsql;
 using NpgsqlTypes;
 using Polly;
@@ -24,16 +26,19 @@ public sealed partial class PostgresStore : IDocumentStore
     private readonly TimeProvider _time;
     private readonly ResiliencePipeline _retryReads, _retryWrites;
     private readonly CancellationTokenSource _closing = new();
-    private Task _listener = Task.CompletedTask;
+    private readonly BackgroundLoop _listener;
+    private readonly ILogger _log;
+    private Task _listening = Task.CompletedTask;
     private readonly System.Collections.Concurrent.ConcurrentDictionary<string, long> _partitions = new(StringComparer.Ordinal);
     private long _seq;
 
     /// <summary>Where the primary's log stood after this node's last commit.</summary>
     private NpgsqlLogSequenceNumber _written;
 
-    private PostgresStore(string connectionString, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
+    private PostgresStore(string connectionString, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger log)
     {
-        (TextSpace, CrossSpace, _time) = (textSpace, crossSpace, time);
+        (TextSpace, CrossSpace, _time, _log) = (textSpace, crossSpace, time, log);
+        _listener = new BackgroundLoop("hearing of other nodes' commits", ListenAsync, time, log);
         var settings = new NpgsqlConnectionStringBuilder(connectionString);
         settings.ApplicationName ??= "diptych";
         // A search is the same few statements again and again: the server plans them once a connection.
@@ -66,9 +71,9 @@ public sealed partial class PostgresStore : IDocumentStore
     /// <param name="connectionString">Npgsql's key=value form, or a postgres:// address.</param>
     /// <exception cref="InvalidRequestException">The address is wrong, the server lacks pgvector, other models made its vectors, or a newer program wrote it.</exception>
     /// <exception cref="StoreUnavailableException">The server does not answer.</exception>
-    public static PostgresStore Open(string connectionString, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
+    public static PostgresStore Open(string connectionString, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger<PostgresStore>? log = null)
     {
-        var store = new PostgresStore(PostgresAddress.ToConnectionString(connectionString), textSpace, crossSpace, time);
+        var store = new PostgresStore(PostgresAddress.ToConnectionString(connectionString), textSpace, crossSpace, time, log ?? NullLogger<PostgresStore>.Instance);
         try
         {
             // Not tried again: whoever starts the program learns at once that the address is wrong.
@@ -86,7 +91,7 @@ public sealed partial class PostgresStore : IDocumentStore
                 store._seq = (long)connection.Scalar("SELECT coalesce(max(seq), 0) FROM log")!;
                 return 0;
             });
-            store._listener = Task.Run(store.ListenAsync, CancellationToken.None);
+            store._listening = store._listener.RunAsync(store._closing.Token);
             return store;
         }
         catch
@@ -108,6 +113,14 @@ public sealed partial class PostgresStore : IDocumentStore
         return 0;
     });
 
+    public IReadOnlyList<BackgroundLoop> Loops => [_listener];
+
+    public void Ask() => Told(() =>
+    {
+        using NpgsqlConnection connection = _primary.OpenConnection();
+        return connection.Scalar("SELECT 1");
+    });
+
     public void Refresh()
     {
         long seq = Read(c => (long)c.Scalar("SELECT coalesce(max(seq), 0) FROM log")!);
@@ -117,7 +130,7 @@ public sealed partial class PostgresStore : IDocumentStore
     public void Dispose()
     {
         _closing.Cancel();
-        Task.WaitAny([_listener], CancellationToken.None);
+        _listening.Wait(CancellationToken.None);
         _hosts.Dispose();
     }
 
@@ -182,8 +195,12 @@ public sealed partial class PostgresStore : IDocumentStore
     {
         ShouldHandle = new PredicateBuilder().Handle<NpgsqlException>(e => IsUnreachable(e) || e.IsTransient
             || e is PostgresException { SqlState: PostgresErrorCodes.UniqueViolation or PostgresErrorCodes.UndefinedTable or PostgresErrorCodes.FeatureNotSupported }),
-        OnRetry = _ =>
+        OnRetry = retry =>
         {
+            if (retry.AttemptNumber == 0)
+            {
+                Log.TriedAgain(_log, retry.Outcome.Exception?.Message);
+            }
             // A collection that another node deleted, or made anew, has another table.
             _partitions.Clear();
             return default;
@@ -217,26 +234,37 @@ public sealed partial class PostgresStore : IDocumentStore
     private static bool IsUnreachable(NpgsqlException error) => error is not PostgresException;
 
     /// <summary>Hears of others' commits; when the connection is lost, connects again.</summary>
-    private async Task ListenAsync()
+    private async Task ListenAsync(CancellationToken stopping)
     {
-        while (!_closing.IsCancellationRequested)
+        bool told = false;
+        while (true)
         {
             try
             {
-                await using NpgsqlConnection connection = await _primary.OpenConnectionAsync(_closing.Token).ConfigureAwait(false);
+                await using NpgsqlConnection connection = await _primary.OpenConnectionAsync(stopping).ConfigureAwait(false);
                 await using var listen = new NpgsqlCommand("LISTEN diptych_changes", connection);
-                await listen.ExecuteNonQueryAsync(_closing.Token).ConfigureAwait(false);
+                await listen.ExecuteNonQueryAsync(stopping).ConfigureAwait(false);
                 // What was committed before this moment was not heard.
                 Refresh();
+                if (told)
+                {
+                    Log.Back(_log);
+                }
+                told = false;
                 while (true)
                 {
-                    await connection.WaitAsync(_closing.Token).ConfigureAwait(false);
+                    await connection.WaitAsync(stopping).ConfigureAwait(false);
                     Refresh();
                 }
             }
-            catch (Exception error) when (error is NpgsqlException or StoreUnavailableException)
+            catch (Exception error) when (error is NpgsqlException or StoreUnavailableException && !stopping.IsCancellationRequested)
             {
-                await Task.Delay(TimeSpan.FromSeconds(1), _time, _closing.Token).ConfigureAwait(false);
+                if (!told)
+                {
+                    Log.Lost(_log, error);
+                }
+                told = true;
+                await Task.Delay(TimeSpan.FromSeconds(1), _time, stopping).ConfigureAwait(false);
             }
         }
     }
@@ -251,5 +279,17 @@ public sealed partial class PostgresStore : IDocumentStore
             throw new InvalidRequestException(
                 $"The vectors of this store were made by {stored}, not by {value}. Use the model that made them, or another database.");
         }
+    }
+
+    private static partial class Log
+    {
+        [LoggerMessage(2, LogLevel.Warning, "PostgreSQL refused or did not answer, and is asked again: {Cause}")]
+        public static partial void TriedAgain(ILogger log, string? cause);
+
+        [LoggerMessage(3, LogLevel.Warning, "The connection on which other nodes' commits are heard was lost, and is tried each second")]
+        public static partial void Lost(ILogger log, Exception error);
+
+        [LoggerMessage(4, LogLevel.Information, "Other nodes' commits are heard again")]
+        public static partial void Back(ILogger log);
     }
 }

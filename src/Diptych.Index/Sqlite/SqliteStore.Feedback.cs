@@ -63,7 +63,7 @@ public sealed partial class SqliteStore
             : throw new NotFoundException($"'{collection}' has no tuning {version}.");
     });
 
-    private T Writing<T>(string collection, Func<long, T> work)
+    private T Writing<T>(string collection, Func<long, T> work) => Storing(() =>
     {
         T result;
         lock (_writing)
@@ -77,7 +77,7 @@ public sealed partial class SqliteStore
         }
         Refresh();
         return result;
-    }
+    });
 
     private static Tuning ReadTuning(SqliteDataReader r) =>
         new(r.GetString(0), r.GetInt32(1), Time(r.GetString(2)), r.GetFieldValue<byte[]>(3), r.GetDouble(4), r.GetDouble(5), r.GetInt32(6) == 1);

@@ -14,7 +14,8 @@ public sealed partial class SqliteStore
 {
     private readonly SemaphoreSlim _moveDue = new(0);
     private readonly CancellationTokenSource _closing = new();
-    private Task _mover = Task.CompletedTask;
+    private readonly BackgroundLoop _mover;
+    private Task _moving = Task.CompletedTask;
     private int _moves;
 
     /// <summary>Folder of the graphs' files.</summary>
@@ -27,11 +28,14 @@ public sealed partial class SqliteStore
     internal async Task SettleAsync(TimeProvider time, CancellationToken cancellation)
     {
         using var tick = new PeriodicTimer(TimeSpan.FromMilliseconds(20), time);
-        while (Volatile.Read(ref _moves) > 0 && !_mover.IsCompleted)
+        while (Volatile.Read(ref _moves) > 0)
         {
             await tick.WaitForNextTickAsync(cancellation).ConfigureAwait(false);
+            if (_mover.Failure is { } failure)
+            {
+                throw new InvalidOperationException("Making the vector graphs failed.", failure);
+            }
         }
-        await (_mover.IsFaulted ? _mover : Task.CompletedTask).ConfigureAwait(false);
     }
 
     /// <summary>How many passages of a collection stand in graphs, per space.</summary>
@@ -52,19 +56,28 @@ public sealed partial class SqliteStore
         }
     }
 
-    private async Task MoveAsync()
+    private async Task MoveAsync(CancellationToken stopping)
     {
         int cores = Math.Max(1, Environment.ProcessorCount / 2);
         while (true)
         {
-            await _moveDue.WaitAsync(_closing.Token).ConfigureAwait(false);
-            foreach (var (collection, spaces) in _spaces)
+            await _moveDue.WaitAsync(stopping).ConfigureAwait(false);
+            try
             {
-                foreach (var (name, space) in spaces.All.Where(a => a.Space.NeedsMove))
+                foreach (var (collection, spaces) in _spaces)
                 {
-                    space.Move(cores, Exclusive, _closing.Token);
-                    Save(collection, name, space);
+                    foreach (var (name, space) in spaces.All.Where(a => a.Space.NeedsMove))
+                    {
+                        space.Move(cores, Exclusive, stopping);
+                        Save(collection, name, space);
+                    }
                 }
+            }
+            catch
+            {
+                // It stays due.
+                _moveDue.Release();
+                throw;
             }
             Interlocked.Decrement(ref _moves);
         }

@@ -75,8 +75,8 @@ public sealed partial class SqliteStore
             read.Commit();
             _dataVersion = (long)_watcher.Scalar("PRAGMA data_version")!;
         }
-        _mover = Task.Run(MoveAsync, CancellationToken.None);
-        _wordsFollower = Task.Run(FollowWordsAsync, CancellationToken.None);
+        _moving = _mover.RunAsync(_closing.Token);
+        _following = _wordsFollower.RunAsync(_closing.Token);
         SignalMover();
     }
 

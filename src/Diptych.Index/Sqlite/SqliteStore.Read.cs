@@ -90,6 +90,14 @@ public sealed partial class SqliteStore
         return vectors;
     }
 
+    public IReadOnlyList<BackgroundLoop> Loops => [_mover, _wordsFollower];
+
+    public void Ask() => Storing(() =>
+    {
+        using SqliteConnection connection = ForReading();
+        return connection.Scalar("SELECT max(seq) FROM log");
+    });
+
     /// <summary>Whether faults are the database's own, and not those of what is derived from it.</summary>
     public bool IsDamaged(IReadOnlyList<string> faults) => CheckFile().Intersect(faults, StringComparer.Ordinal).Any();
 
@@ -125,11 +133,11 @@ public sealed partial class SqliteStore
                 faults.Add(damage);
             }
         }
-        if (_wordsFollower.Exception is { } stopped)
+        if (_wordsFollower.Failure is { } stopped)
         {
             faults.Add($"Keeping the word index stopped, and each search brings it up to date instead: {stopped.GetBaseException().Message}");
         }
-        if (_mover.Exception is { } failure)
+        if (_mover.Failure is { } failure)
         {
             faults.Add($"Making the vector graphs failed, and exact search answers instead: {failure.GetBaseException().Message}");
         }

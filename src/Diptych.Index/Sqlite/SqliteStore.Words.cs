@@ -16,7 +16,8 @@ public sealed partial class SqliteStore
 
     private readonly ConcurrentDictionary<string, Words> _words = new(StringComparer.Ordinal);
     private readonly SemaphoreSlim _wordsDue = new(0);
-    private Task _wordsFollower = Task.CompletedTask;
+    private readonly BackgroundLoop _wordsFollower;
+    private Task _following = Task.CompletedTask;
     private long _newest;
     private string? _wordsFileError;
 
@@ -120,7 +121,7 @@ public sealed partial class SqliteStore
     }
 
     /// <summary>Follows commits beside them, so that a search seldom has to, and keeps what it made in files.</summary>
-    private async Task FollowWordsAsync()
+    private async Task FollowWordsAsync(CancellationToken stopping)
     {
         string[] folders = Directory.Exists(WordsFolder) ? Directory.GetDirectories(WordsFolder) : [];
         using (SqliteConnection connection = ForReading())
@@ -136,20 +137,20 @@ public sealed partial class SqliteStore
                 Directory.Delete(folder, recursive: true);
             }
         }
-        while (!_closing.IsCancellationRequested)
+        while (!stopping.IsCancellationRequested)
         {
             foreach (string collection in _words.Keys)
             {
-                if (_closing.IsCancellationRequested)
+                if (stopping.IsCancellationRequested)
                 {
                     return;
                 }
                 WordsOf(collection);
                 SaveWords(collection, CheckpointAt);
             }
-            await _wordsDue.WaitAsync(_closing.Token).ConfigureAwait(false);
+            await _wordsDue.WaitAsync(stopping).ConfigureAwait(false);
             // Commits come many a second, and to publish costs much the same for one document as for a hundred.
-            await Task.Delay(FollowEvery, _time, _closing.Token).ConfigureAwait(false);
+            await Task.Delay(FollowEvery, _time, stopping).ConfigureAwait(false);
             while (_wordsDue.Wait(0, CancellationToken.None))
             {
             }

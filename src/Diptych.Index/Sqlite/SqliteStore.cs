@@ -26,15 +26,25 @@ public sealed partial class SqliteStore : IDocumentStore
     /// <summary>Held as long as the database is open, so that none replaces its files.</summary>
     private readonly StoreLock _lock;
 
-    private SqliteStore(string path, StoreLock held, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time)
+    private SqliteStore(string path, StoreLock held, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger log)
     {
         (_time, _lock) = (time, held);
+        _mover = new BackgroundLoop("making vector graphs", MoveAsync, time, log);
+        _wordsFollower = new BackgroundLoop("keeping the word indexes", FollowWordsAsync, time, log);
         _path = path;
         TextSpace = textSpace;
         CrossSpace = crossSpace;
-        _connectionString = new SqliteConnectionStringBuilder { DataSource = path, DefaultTimeout = 60 }.ToString();
+        _connectionString = ConnectionString(path);
         _writer = Connect();
-        _watcher = Connect();
+        try
+        {
+            _watcher = Connect();
+        }
+        catch
+        {
+            _writer.Dispose();
+            throw;
+        }
     }
 
     public EmbeddingSpace TextSpace { get; }
@@ -55,7 +65,7 @@ public sealed partial class SqliteStore : IDocumentStore
         {
             Schema.BringForward(path, log);
             held = SqliteBackup.Share(path);
-            store = new SqliteStore(path, held, textSpace, crossSpace, time);
+            store = new SqliteStore(path, held, textSpace, crossSpace, time, log);
             store._writer.Execute("PRAGMA journal_mode = WAL");
             Schema.Migrate(store._writer);
             store.CheckSpace(textSpace);
@@ -66,6 +76,7 @@ public sealed partial class SqliteStore : IDocumentStore
         catch (Exception error)
         {
             store?.Dispose();
+            ClearPool(path);
             held?.Dispose();
             if (SqliteFault.ToldAtOpen(error, path) is var told && told != error)
             {
@@ -82,16 +93,20 @@ public sealed partial class SqliteStore : IDocumentStore
         {
             throw new InvalidRequestException("A collection's name has 1 to 200 printable characters.");
         }
-        lock (_writing)
+        Storing(() =>
         {
-            using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
-            if (language is not null && LanguageOf(_writer, CollectionId(name, create: true, Language.Check(language))) is var has && has != language)
+            lock (_writing)
             {
-                throw new InvalidRequestException($"The collection '{name}' is stemmed in {has}, not in {language}.");
+                using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
+                if (language is not null && LanguageOf(_writer, CollectionId(name, create: true, Language.Check(language))) is var has && has != language)
+                {
+                    throw new InvalidRequestException($"The collection '{name}' is stemmed in {has}, not in {language}.");
+                }
+                CollectionId(name, create: true);
+                transaction.Commit();
+                return true;
             }
-            CollectionId(name, create: true);
-            transaction.Commit();
-        }
+        });
     }
 
     public IReadOnlyList<Document> Commit(IReadOnlyList<IngestedDocument> documents) => Storing(() =>
@@ -150,7 +165,7 @@ public sealed partial class SqliteStore : IDocumentStore
     }
 
     /// <returns>False when there is no such document.</returns>
-    public bool Delete(long documentId)
+    public bool Delete(long documentId) => Storing(() =>
     {
         lock (_writing)
         {
@@ -164,11 +179,11 @@ public sealed partial class SqliteStore : IDocumentStore
         }
         Refresh();
         return true;
-    }
+    });
 
     /// <summary>Deletes the collection with all its documents.</summary>
     /// <returns>False when there is no such collection.</returns>
-    public bool DeleteCollection(string name)
+    public bool DeleteCollection(string name) => Storing(() =>
     {
         lock (_writing)
         {
@@ -196,21 +211,28 @@ public sealed partial class SqliteStore : IDocumentStore
         }
         Refresh();
         return true;
-    }
+    });
 
     public void Dispose()
     {
         _closing.Cancel();
         // A move ends at its next portion of rows; what it had done is done again at the next start.
-        Task.WaitAny([_mover], CancellationToken.None);
-        Task.WaitAny([_wordsFollower], CancellationToken.None);
+        Task.WaitAll([_moving, _following], CancellationToken.None);
         CloseWords();
         _queue?.Dispose();
         _writer.Dispose();
         _watcher.Dispose();
-        using var connection = new SqliteConnection(_connectionString);
-        SqliteConnection.ClearPool(connection);
+        ClearPool(_path);
         _lock.Dispose();
+    }
+
+    private static string ConnectionString(string path) => new SqliteConnectionStringBuilder { DataSource = path, DefaultTimeout = 60 }.ToString();
+
+    /// <summary>Ends the connections that wait to be used again: the file may be replaced once the store is closed.</summary>
+    private static void ClearPool(string path)
+    {
+        using var connection = new SqliteConnection(ConnectionString(path));
+        SqliteConnection.ClearPool(connection);
     }
 
     /// <summary>A pooled connection for one read; a pool's reuse would run settings each time, so there are none.</summary>
@@ -224,8 +246,16 @@ public sealed partial class SqliteStore : IDocumentStore
     private SqliteConnection Connect()
     {
         SqliteConnection connection = ForReading();
-        connection.Execute("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 1073741824; PRAGMA busy_timeout = 60000");
-        return connection;
+        try
+        {
+            connection.Execute("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 1073741824; PRAGMA busy_timeout = 60000");
+            return connection;
+        }
+        catch
+        {
+            connection.Dispose();
+            throw;
+        }
     }
 
     private void CheckSpace(EmbeddingSpace space)
