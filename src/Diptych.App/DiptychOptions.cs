@@ -54,6 +54,12 @@ public sealed class DiptychOptions
     /// <summary>How long jobs are kept after they ended.</summary>
     public int JobRetentionDays { get; set; } = 30;
 
+    /// <summary>The least that is logged of what the program does. From Debug on, the log may tell users' file names.</summary>
+    public LogLevel LogLevel { get; set; } = LogLevel.Information;
+
+    /// <summary>How the log is written: text, a line each, or json.</summary>
+    public string LogFormat { get; set; } = "text";
+
     public LlmOptions Llm { get; set; } = new();
 
     /// <summary>The processes that read files.</summary>
@@ -101,6 +107,7 @@ public sealed class DiptychOptions
         Require(QueueItems > 0, "QueueItems", "above 0");
         Require(JobMemoryMb > 0, "JobMemoryMb", "above 0");
         Require(JobRetentionDays is > 0 and <= 36500, "JobRetentionDays", "between 1 and 36500");
+        Require(LogFormat is "text" or "json", "LogFormat", "text or json");
         Require(Llm.Endpoint is null || (Uri.TryCreate(Llm.Endpoint, UriKind.Absolute, out Uri? llm) && llm.Scheme is "http" or "https"), "Llm:Endpoint", "an address such as http://127.0.0.1:8080/v1");
         Require(Llm.Weights is "stored" or "int8" or "int4", "Llm:Weights", "stored, int8 or int4; diptych models verify NAME says what each costs");
         Require(Llm.CacheMb > 0, "Llm:CacheMb", "above 0");

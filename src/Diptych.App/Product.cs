@@ -68,6 +68,9 @@ public sealed class Product : IAsyncDisposable
     /// <summary>Where the files of jobs wait.</summary>
     public required ISpool Spool { get; init; }
 
+    /// <summary>Where warnings go when nobody else keeps a log.</summary>
+    private ILoggerFactory? OwnLogs { get; init; }
+
     public Ingestor Ingestor { get; }
 
     public Searcher Searcher { get; }
@@ -82,7 +85,10 @@ public sealed class Product : IAsyncDisposable
     public static async Task<Product> OpenAsync(DiptychOptions options, TimeProvider time, CancellationToken cancellation, ILoggerFactory? logs = null)
     {
         var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
-        var inference = new InferenceService([text, image], time, options.Inference());
+        ILoggerFactory? own = logs is null ? Logs.Create(options, LogLevel.Warning) : null;
+        logs ??= own!;
+        ILogger<InferenceService> modelLog = logs.CreateLogger<InferenceService>();
+        var inference = new InferenceService([text, image], time, options.Inference() with { Told = e => Logs.Write(modelLog, e) });
         var readers = new ReaderPool(ReaderCommand.Of(typeof(Product).Assembly.Location, ReaderArgument), options.Readers.Limits(), time, options.Readers.Processes);
         var preparation = new PreparationPool();
         Task load = Task.Run(() => inference.LoadAsync(cancellation), cancellation);
@@ -93,14 +99,14 @@ public sealed class Product : IAsyncDisposable
             var embedder = new Embedder(inference, tokenizer, readers, preparation, Runtimes.StarterModel.TextName, Runtimes.StarterModel.ImageName);
             IDocumentStore store = await Task.Run<IDocumentStore>(
                 () => options.Store is { Length: > 0 } address
-                    ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time, logs?.CreateLogger<PostgresStore>())
-                    : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time, logs?.CreateLogger<SqliteStore>()),
+                    ? PostgresStore.Open(address, embedder.TextSpace, embedder.CrossSpace, time, logs.CreateLogger<PostgresStore>())
+                    : SqliteStore.Open(options.Database, embedder.TextSpace, embedder.CrossSpace, time, logs.CreateLogger<SqliteStore>()),
                 cancellation);
             await load;
             IPictureReader? pictures = reader is null ? null : PpOcr.Open(options.Models().PathOf(reader), inference);
             // Read when somebody first asks: a search need not wait for it.
             var reading = new PictureReading(inference, readers, preparation, options.StarterModel);
-            var languageModel = new Lazy<LocalModel?>(() => OpenLanguageModel(options, inference, reading, time));
+            var languageModel = new Lazy<LocalModel?>(() => OpenLanguageModel(options, inference, reading, time, modelLog));
             ModelFolder folder = options.Models();
             var encoders = new Dictionary<string, IEncoder>(StringComparer.Ordinal);
             var rerankers = new Dictionary<string, Reranker>(StringComparer.Ordinal);
@@ -119,7 +125,7 @@ public sealed class Product : IAsyncDisposable
                         break;
                 }
             }
-            var servers = new RemoteModels(time, options.Objectives());
+            var servers = new RemoteModels(time, options.Objectives(), logs.CreateLogger<Runtimes.Remote.RemoteServer>());
             foreach (var (name, remote) in options.Embeddings)
             {
                 if (!encoders.TryAdd(name, servers.Encoder(remote)))
@@ -131,6 +137,7 @@ public sealed class Product : IAsyncDisposable
             {
                 Encoders = encoders,
                 Rerankers = rerankers,
+                OwnLogs = own,
                 Spool = store is PostgresStore postgres ? postgres.Spool((long)options.SpoolMb << 20) : new FolderSpool(Path.Combine(options.Data, "spool"), (long)options.SpoolMb << 20, time),
             };
         }
@@ -141,6 +148,7 @@ public sealed class Product : IAsyncDisposable
             await inference.DisposeAsync();
             preparation.Dispose();
             readers.Dispose();
+            own?.Dispose();
             throw;
         }
     }
@@ -160,10 +168,11 @@ public sealed class Product : IAsyncDisposable
             LanguageModel?.Dispose();
         }
         Store.Dispose();
+        OwnLogs?.Dispose();
     }
 
     /// <summary>Opens the decoder that writes in this process. Its weights are read here, and its memory is entered in the ledger.</summary>
-    private static LocalModel? OpenLanguageModel(DiptychOptions options, InferenceService inference, PictureReading reading, TimeProvider time)
+    private static LocalModel? OpenLanguageModel(DiptychOptions options, InferenceService inference, PictureReading reading, TimeProvider time, ILogger<InferenceService> log)
     {
         if (options.Llm.Endpoint is not null || options.Llm.Model == "none")
         {
@@ -186,9 +195,12 @@ public sealed class Product : IAsyncDisposable
         // As many as have a place, at their largest: sixteen bits in the file, single precision in memory.
         inference.Hold(MemoryKind.Adapters, chosen.Name, added.Select(a => 2 * a.Bytes).OrderDescending().Take(LocalModel.AdapterPlaces).Sum());
         var adapters = added.ToDictionary(m => m.Name, folder.PathOf);
-        return LocalModel.Open(
+        long started = time.GetTimestamp();
+        var opened = LocalModel.Open(
             chosen.Name, path, cache, time, adapters, reading, swapBytes: (long)options.Llm.SwapMb << 20, separatesTenants: options.Llm.SeparateTenants,
             objectives: options.Objectives(), kept: (inference.Profiles, $"{chosen.Versioned}/{options.Llm.Weights}"), format: options.Llm.WeightFormat);
+        Logs.Write(log, new ModelEvent(ModelEventKind.Loaded, chosen.Name, Device.Cpu.Name, Decoder.WeightBytes(path, options.Llm.WeightFormat) + cache, time.GetElapsedTime(started)));
+        return opened;
     }
 
     private IEnumerable<RemoteServer> Remotes() => Encoders.Values.OfType<RemoteEncoder>().Select(e => e.Server).Concat(_writer is null ? [] : [_writer.Server]);

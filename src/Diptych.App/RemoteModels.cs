@@ -11,7 +11,7 @@ using OpenAI.Embeddings;
 namespace Diptych.App;
 
 /// <summary>Models behind OpenAI-compatible servers, as the settings name them.</summary>
-internal sealed class RemoteModels(TimeProvider time, IReadOnlyDictionary<Lane, LaneObjective> objectives)
+internal sealed class RemoteModels(TimeProvider time, IReadOnlyDictionary<Lane, LaneObjective> objectives, ILogger<RemoteServer> log)
 {
     private static readonly TimeSpan ProbeTimeout = TimeSpan.FromSeconds(2);
 
@@ -41,7 +41,7 @@ internal sealed class RemoteModels(TimeProvider time, IReadOnlyDictionary<Lane, 
         {
             return false;
         }
-    });
+    }, log: log);
 
     private static ApiKeyCredential Key(string? key) => new(key is { Length: > 0 } ? key : "none");
 

@@ -122,6 +122,7 @@ public sealed partial class InferenceService
                 model.RetryAt = Now() + RetryLoadSeconds;
                 Fail(model, error);
             }
+            _options.Told?.Invoke(new ModelEvent(ModelEventKind.Failed, model.Backend.Description.Name, "", 0, TimeSpan.Zero, error));
         }
         finally
         {
@@ -227,8 +228,9 @@ public sealed partial class InferenceService
             model.LoadError = null;
             model.Placements.Add(new Placement(device, loaded, weights.Take(), workspace.Take(), Now()));
             device.Runnable[model.Index] = true;
-            return true;
         }
+        _options.Told?.Invoke(new ModelEvent(ModelEventKind.Loaded, description.Name, device.Device.Name, weightBytes + workspaceBytes, TimeSpan.FromSeconds(loadSeconds)));
+        return true;
     }
 
     private async Task EvictAsync(HeldModel model)
@@ -248,6 +250,7 @@ public sealed partial class InferenceService
             await WaitUntilAsync(() => placement.Busy == 0).ConfigureAwait(false);
             await placement.Loaded.DisposeAsync().ConfigureAwait(false);
             placement.Release();
+            _options.Told?.Invoke(new ModelEvent(ModelEventKind.Evicted, model.Backend.Description.Name, placement.Device.Device.Name, placement.Bytes, TimeSpan.Zero));
         }
         NativeHeap.GiveBack();
     }

@@ -17,6 +17,9 @@ public sealed record InferenceOptions
     /// <summary>Where measured profiles are kept.</summary>
     public ModelProfiles Profiles { get; init; } = new(null);
 
+    /// <summary>Told of models that come and go; it must be quick.</summary>
+    public Action<ModelEvent>? Told { get; init; }
+
     /// <summary>Tokens that a tenant may have waiting in a lane; where pixels wait, <see cref="MaxWaitingBytes"/> bounds them.</summary>
     public int MaxWaitingTokens { get; init; } = 1 << 17;
 

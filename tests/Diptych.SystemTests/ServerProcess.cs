@@ -10,24 +10,29 @@ namespace Diptych.SystemTests;
 internal sealed class ServerProcess : IAsyncDisposable
 {
     private readonly Process _process;
+    private readonly Task<string> _log;
 
-    private ServerProcess(Process process, Uri url) => (_process, Client) = (process, new HttpClient { BaseAddress = url });
+    private ServerProcess(Process process, Uri url, Task<string> log) => (_process, Client, _log) = (process, new HttpClient { BaseAddress = url }, log);
 
     public HttpClient Client { get; }
 
     public int Id => _process.Id;
 
+    /// <summary>What it wrote to standard error, once it has ended.</summary>
+    public Task<string> LogAsync() => _log;
+
     /// <param name="settings">By their names without the prefix, such as ("SpoolMb", "1").</param>
     public static async Task<ServerProcess> StartAsync(string data, params (string Key, string Value)[] settings)
     {
-        var start = new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", data]) { RedirectStandardOutput = true };
+        var start = new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", data]) { RedirectStandardOutput = true, RedirectStandardError = true };
         foreach (var (key, value) in settings)
         {
             start.Environment[$"DIPTYCH__{key.ToUpperInvariant()}"] = value;
         }
         Process process = Process.Start(start)!;
-        using var line = JsonDocument.Parse((await process.StandardOutput.ReadLineAsync())!);
-        return new ServerProcess(process, new Uri(line.RootElement.GetProperty("url").GetString()!));
+        Task<string> log = process.StandardError.ReadToEndAsync();
+        using var line = JsonDocument.Parse(await process.StandardOutput.ReadLineAsync() ?? throw new InvalidOperationException($"The server did not start: {await log}"));
+        return new ServerProcess(process, new Uri(line.RootElement.GetProperty("url").GetString()!), log);
     }
 
     /// <summary>SIGKILL: nothing of it runs any more when this returns.</summary>

@@ -25,7 +25,7 @@ internal static class ServeSpeed
         try
         {
             await using (Product product = await Product.OpenAsync(options, TimeProvider.System, default))
-            await using (var app = Server.Build(options, product, TimeProvider.System, quiet: true))
+            await using (var app = Server.Build(options, product, TimeProvider.System))
             {
                 await app.StartAsync();
                 var url = new Uri(app.Urls.First());
@@ -196,7 +196,7 @@ internal static class ServeSpeed
     private static async Task SimulatedAsync(Report report, DiptychOptions options)
     {
         await using Product product = await Product.OpenAsync(options, TimeProvider.System, default);
-        await using var app = Server.Build(options, product, TimeProvider.System, quiet: true);
+        await using var app = Server.Build(options, product, TimeProvider.System);
         await app.StartAsync();
         using var load = new OpenLoop(new Uri(app.Urls.First()), product.Embedder.Tokenizer, TimeProvider.System, options.Objectives());
         await load.RunAsync(Workload.FromTraces("mixed", TracesFolder, 0.5, 10, Seed + 1), default);

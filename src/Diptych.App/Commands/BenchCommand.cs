@@ -100,7 +100,7 @@ internal static class BenchCommand
         DiptychOptions options = CommandLine.Options(parsed, ("Scheduling", parsed.GetValue(Scheduling)), ("Url", parsed.GetValue(Url) is null ? "http://127.0.0.1:0" : null));
         Workload.FromTraces(parsed.GetValue(Trace)!, TracesFolder(parsed), 1, 1, Seed);
         await using Product? product = parsed.GetValue(Url) is null ? await Product.OpenAsync(options, TimeProvider.System, cancellation) : null;
-        await using WebApplication? app = product is null ? null : Http.Server.Build(options, product, TimeProvider.System, quiet: true);
+        await using WebApplication? app = product is null ? null : Http.Server.Build(options, product, TimeProvider.System);
         if (app is not null)
         {
             await app.StartAsync(cancellation);

@@ -85,9 +85,10 @@ internal static class CommandLine
             await parsed.InvokeAsync();
             return ExitCode.Usage;
         }
+        using var termination = new Termination(TimeProvider.System);
         try
         {
-            return await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = TimeSpan.FromSeconds(15) });
+            return await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null }, termination.Token);
         }
         catch (OperationCanceledException)
         {

@@ -21,8 +21,9 @@ internal static class DemoCommand
     private static async Task<int> RunAsync(ParseResult parsed, CancellationToken cancellation)
     {
         DiptychOptions options = CommandLine.Options(parsed, ("Url", parsed.GetValue(Url)));
+        using ILoggerFactory logs = Logs.Create(options, LogLevel.Warning);
         string samples = Path.Combine(AppContext.BaseDirectory, "samples");
-        await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
+        await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation, logs);
 
         AnsiConsole.MarkupLine($"[bold]1. Ingest[/] {samples.ForTerminal()}");
         IngestTotals totals = await new IngestProgress(json: false).ShowAsync(report => product.Ingestor.RunAsync(
@@ -41,7 +42,7 @@ internal static class DemoCommand
         {
             return totals.Failed > 0 ? ExitCode.Partial : ExitCode.Success;
         }
-        return await ServeCommand.RunAsync(options, product, parsed.GetValue(CommandLine.AsJson), cancellation);
+        return await ServeCommand.RunAsync(options, product, logs, parsed.GetValue(CommandLine.AsJson), cancellation);
     }
 
     private static async Task ShowAsync(Product product, string title, string? text, string? image, CancellationToken cancellation)

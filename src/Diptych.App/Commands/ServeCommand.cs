@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Reflection;
 using Diptych.App.Http;
 using Diptych.App.Jobs;
 using Diptych.Core;
@@ -6,7 +7,7 @@ using Spectre.Console;
 
 namespace Diptych.App.Commands;
 
-internal static class ServeCommand
+internal static partial class ServeCommand
 {
     private static readonly Option<string?> Url = new("--url") { Description = "Where to listen (setting Diptych:Url); loopback unless told otherwise" };
     private static readonly Option<string?> Endpoint = new("--llm") { Description = "OpenAI-compatible server that writes answers (setting Diptych:Llm:Endpoint)" };
@@ -19,26 +20,42 @@ internal static class ServeCommand
         {
             DiptychOptions options = CommandLine.Options(
                 parsed, ("Url", parsed.GetValue(Url)), ("Llm:Endpoint", parsed.GetValue(Endpoint)), ("Llm:Model", parsed.GetValue(Model)));
-            await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation);
-            product.Store.EnsureCollection("default");
-            return await RunAsync(options, product, parsed.GetValue(CommandLine.AsJson), cancellation);
+            using ILoggerFactory logs = Logs.Create(options);
+            try
+            {
+                await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation, logs);
+                product.Store.EnsureCollection("default");
+                return await RunAsync(options, product, logs, parsed.GetValue(CommandLine.AsJson), cancellation);
+            }
+            catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+            {
+                // A server that is told to stop before it serves has done all that it was to do.
+                return ExitCode.Success;
+            }
         });
         return command;
     }
 
     /// <summary>Serves until it is stopped.</summary>
-    public static async Task<int> RunAsync(DiptychOptions options, Product product, bool json, CancellationToken cancellation)
+    public static async Task<int> RunAsync(DiptychOptions options, Product product, ILoggerFactory logs, bool json, CancellationToken cancellation)
     {
-        await using WebApplication app = Server.Build(options, product, TimeProvider.System);
+        ILogger log = logs.CreateLogger(typeof(Server).FullName!);
+        await using WebApplication app = Server.Build(options, product, TimeProvider.System, logs);
         try
         {
             await app.StartAsync(cancellation);
         }
-        catch (IOException error)
+        catch (Exception error)
         {
-            throw new InvalidRequestException($"Cannot listen on {options.Url}: {error.GetBaseException().Message}. Choose another address with --url.");
+            await StopAsync(app);
+            throw error is IOException
+                ? new InvalidRequestException($"Cannot listen on {options.Url}: {error.GetBaseException().Message}. Choose another address with --url.")
+                : error;
         }
         string url = app.Urls.First();
+        Log.Started(
+            log, Assembly.GetExecutingAssembly().GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion, string.Join(", ", app.Urls),
+            options.Store is null ? options.Data : "PostgreSQL", string.Join(", ", product.Inference.Models.Select(m => m.Name)));
         if (json)
         {
             Output.Json(new { @event = "listening", url });
@@ -47,15 +64,35 @@ internal static class ServeCommand
         {
             AnsiConsole.MarkupLine($"Listening on [link]{url}[/] (API: {url}/openapi/v1.json). Ctrl+C stops.");
         }
-        var stopped = new TaskCompletionSource();
+        // What waits goes on elsewhere than in whatever told it to.
+        var stopped = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         await using (cancellation.Register(() => stopped.TrySetResult()))
         await using (app.Lifetime.ApplicationStopping.Register(() => stopped.TrySetResult()))
         {
             await stopped.Task;
         }
+        Log.Stopping(log);
+        await StopAsync(app);
+        Log.Stopped(log);
+        return ExitCode.Success;
+    }
+
+    private static async Task StopAsync(WebApplication app)
+    {
         await app.StopAsync(CancellationToken.None);
         // The host waits for a while only, and what still works needs the store.
         await (app.Services.GetRequiredService<JobRunner>().ExecuteTask ?? Task.CompletedTask);
-        return ExitCode.Success;
+    }
+
+    private static partial class Log
+    {
+        [LoggerMessage(1, LogLevel.Information, "Diptych {Version} serves at {Addresses}; data in {Data}; models {Models}")]
+        public static partial void Started(ILogger log, string? version, string addresses, string data, string models);
+
+        [LoggerMessage(2, LogLevel.Information, "Stopping: requests under way are finished, jobs pause")]
+        public static partial void Stopping(ILogger log);
+
+        [LoggerMessage(3, LogLevel.Information, "Stopped")]
+        public static partial void Stopped(ILogger log);
     }
 }

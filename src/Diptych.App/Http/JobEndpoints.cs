@@ -45,7 +45,7 @@ internal static class JobEndpoints
         group.MapGet("/{id}/events", EventsAsync).WithSummary("A job's progress as server-sent events: 'file' for each file, then 'end'").Produces(200, contentType: "text/event-stream");
     }
 
-    private static async Task EventsAsync(string id, HttpContext http, JobService jobs, JobSignal signal, Product product, TimeProvider time, CancellationToken cancellation)
+    private static async Task EventsAsync(string id, HttpContext http, JobService jobs, JobSignal signal, Product product, TimeProvider time, IHostApplicationLifetime lifetime, CancellationToken cancellation)
     {
         Job job = await jobs.FindAsync(id, cancellation);
         var events = new ServerSentEvents(http.Response);
@@ -71,6 +71,11 @@ internal static class JobEndpoints
             {
                 await Task.WhenAny(changed, Task.Delay(Poll, time, cancellation));
                 cancellation.ThrowIfCancellationRequested();
+                if (lifetime.ApplicationStopping.IsCancellationRequested)
+                {
+                    // The job goes on when the server does; who watches asks again then.
+                    return;
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ namespace Diptych.App.Http;
 /// Errors as RFC 9457 problem documents with a stable type. The same document carries OpenAI's <c>error</c> object, so that its
 /// clients read the message too.
 /// </summary>
-internal sealed class Problems(DiptychOptions options, ILogger<Problems> log) : IExceptionHandler
+internal sealed partial class Problems(DiptychOptions options, ILogger<Problems> log) : IExceptionHandler
 {
     public async ValueTask<bool> TryHandleAsync(HttpContext http, Exception exception, CancellationToken cancellation)
     {
@@ -37,7 +37,7 @@ internal sealed class Problems(DiptychOptions options, ILogger<Problems> log) : 
         };
         if (status == 500)
         {
-            log.LogError(exception, "{Method} {Path} failed", http.Request.Method, http.Request.Path);
+            LogFailed(exception, http.Request.Method, http.GetEndpoint()?.DisplayName ?? "an unknown address");
         }
         if (exception is StoreUnavailableException or StorageFullException)
         {
@@ -50,6 +50,9 @@ internal sealed class Problems(DiptychOptions options, ILogger<Problems> log) : 
         await WriteAsync(http, status, type, detail, cancellation);
         return true;
     }
+
+    [LoggerMessage(1, LogLevel.Error, "{Method} of {Endpoint} failed")]
+    private partial void LogFailed(Exception error, string method, string endpoint);
 
     public static Task WriteAsync(HttpContext http, int status, string type, string detail, CancellationToken cancellation)
     {

@@ -9,13 +9,22 @@ namespace Diptych.App.Http;
 internal static class Server
 {
     /// <summary>Builds the server. The product is opened by the caller, which also closes it.</summary>
-    public static WebApplication Build(DiptychOptions options, Product product, TimeProvider time, bool quiet = false)
+    /// <param name="logs">The program's log; null writes errors only.</param>
+    public static WebApplication Build(DiptychOptions options, Product product, TimeProvider time, ILoggerFactory? logs = null)
     {
         WebApplicationBuilder builder = WebApplication.CreateSlimBuilder();
         builder.WebHost.UseUrls(options.Url);
         builder.WebHost.UseKestrelHttpsConfiguration();
         builder.WebHost.ConfigureKestrel(k => k.Limits.MaxRequestBodySize = options.MaxUploadBytes);
-        builder.Logging.SetMinimumLevel(quiet ? LogLevel.Error : LogLevel.Warning);
+        if (logs is null)
+        {
+            builder.Logging.SetMinimumLevel(LogLevel.Error);
+        }
+        else
+        {
+            Logs.Join(builder.Logging, logs, options.LogLevel);
+        }
+        builder.Services.AddSingleton<IHostLifetime, NoSignals>();
         builder.Services.Configure<FormOptions>(f => f.MultipartBodyLengthLimit = options.MaxUploadBytes);
         builder.Services.Configure<HostOptions>(h => h.ShutdownTimeout = TimeSpan.FromSeconds(10));
         builder.Services.ConfigureHttpJsonOptions(j => Json.Configure(j.SerializerOptions));
@@ -82,6 +91,14 @@ internal static class Server
     }
 
     private static bool OnlyLoopback(string urls) => urls.Split(';').All(u => Uri.TryCreate(u, UriKind.Absolute, out Uri? uri) && uri.IsLoopback);
+
+    /// <summary>Signals are the command line's, which stops what it started.</summary>
+    private sealed class NoSignals : IHostLifetime
+    {
+        public Task WaitForStartAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+    }
 
     private sealed class HostFilter : IStartupFilter
     {

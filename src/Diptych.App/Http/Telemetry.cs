@@ -1,4 +1,3 @@
-using OpenTelemetry.Logs;
 using OpenTelemetry.Metrics;
 using OpenTelemetry.Resources;
 using OpenTelemetry.Trace;
@@ -33,7 +32,6 @@ internal static class Telemetry
         if (collector)
         {
             telemetry.WithTracing(t => t.AddSource("Diptych.Inference", "Microsoft.AspNetCore").AddOtlpExporter());
-            builder.Logging.AddOpenTelemetry(l => l.AddOtlpExporter());
         }
     }
 

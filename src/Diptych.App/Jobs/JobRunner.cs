@@ -10,7 +10,7 @@ namespace Diptych.App.Jobs;
 /// Works on the jobs in the store: items whose bytes are spooled go through ingestion in batches, URLs are fetched into the spool first.
 /// Every item is leased. A lease is renewed as long as this process lives, so that another node takes over where it does not.
 /// </summary>
-internal sealed class JobRunner(Product product, UrlSource urls, JobSignal signal, DiptychOptions options, TimeProvider time, ILogger<JobRunner> log) : BackgroundService
+internal sealed partial class JobRunner(Product product, UrlSource urls, JobSignal signal, DiptychOptions options, IHostApplicationLifetime lifetime, TimeProvider time, ILogger<JobRunner> log) : BackgroundService
 {
     /// <summary>Items that go through ingestion together: enough to keep its stages busy, few enough for jobs to take turns.</summary>
     private const int BatchItems = 64;
@@ -26,6 +26,9 @@ internal sealed class JobRunner(Product product, UrlSource urls, JobSignal signa
 
     private readonly string _node = Node.Own();
     private readonly ConcurrentDictionary<HeldItems, bool> _held = new();
+
+    /// <summary>Jobs whose end is in the log; forgotten now and then.</summary>
+    private readonly ConcurrentDictionary<string, bool> _logged = new(StringComparer.Ordinal);
 
     /// <summary>Shared by all batches.</summary>
     private readonly ByteBudget _bytes = new((long)options.JobMemoryMb << 20);
@@ -52,7 +55,12 @@ internal sealed class JobRunner(Product product, UrlSource urls, JobSignal signa
         .. Enumerable.Range(1, Batches).Select(b => new BackgroundLoop($"ingesting for jobs ({b})", IngestAsync, time, log)),
     ];
 
-    protected override Task ExecuteAsync(CancellationToken stoppingToken) => Task.WhenAll(Loops.Select(l => l.RunAsync(stoppingToken)));
+    protected override async Task ExecuteAsync(CancellationToken stoppingToken)
+    {
+        // Jobs pause while the last requests are finished.
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(stoppingToken, lifetime.ApplicationStopping);
+        await Task.WhenAll(Loops.Select(l => l.RunAsync(stop.Token)));
+    }
 
     private async Task IngestAsync(CancellationToken stopping)
     {
@@ -137,11 +145,22 @@ internal sealed class JobRunner(Product product, UrlSource urls, JobSignal signa
             await TellEndsAsync(held, CancellationToken.None);
             await Queue.ReleaseAsync(_node, held.Open, counts, CancellationToken.None);
             await TidyAsync(CancellationToken.None);
+            await LogEndAsync(held.Job);
         }
         finally
         {
             _held.TryRemove(held, out _);
             signal.Raise();
+        }
+    }
+
+    private async Task LogEndAsync(string id)
+    {
+        // Two batches may be a job's last.
+        if (await Queue.FindAsync(id, CancellationToken.None) is { State: JobState.Done } job && _logged.TryAdd(id, true))
+        {
+            IReadOnlyList<JobItem> failed = await Queue.ItemsAsync(id, IngestOutcome.Failed, null, 1, CancellationToken.None);
+            Log.Ended(log, id, job.Items, failed.Count > 0 ? "some failed, and /v1/jobs/{id}/files says why" : "none failed");
         }
     }
 
@@ -182,10 +201,12 @@ internal sealed class JobRunner(Product product, UrlSource urls, JobSignal signa
         foreach (string gone in (await Queue.NodesAsync(stopping)).Where(Node.IsGone))
         {
             await Queue.ExpireAsync(gone, stopping);
+            Log.TakenOver(log, gone);
             signal.Raise();
         }
         for (; ; await Task.Delay(Housekeeping, time, stopping))
         {
+            _logged.Clear();
             // Before the jobs go, which know the files.
             await TidyAsync(stopping);
             await Queue.ForgetAsync(time.GetUtcNow() - TimeSpan.FromDays(options.JobRetentionDays), stopping);
@@ -257,5 +278,14 @@ internal sealed class JobRunner(Product product, UrlSource urls, JobSignal signa
         {
             await LetGoAsync(held, counts);
         }
+    }
+
+    private static partial class Log
+    {
+        [LoggerMessage(1, LogLevel.Information, "Job {Job} has ended: {Items} files, {Failures}")]
+        public static partial void Ended(ILogger log, string job, int items, string failures);
+
+        [LoggerMessage(2, LogLevel.Information, "The files that {Node} held are taken over, since its process is gone")]
+        public static partial void TakenOver(ILogger log, string node);
     }
 }

@@ -8,7 +8,7 @@ using Microsoft.Net.Http.Headers;
 namespace Diptych.App.Jobs;
 
 /// <summary>Takes in what is to be ingested: bytes are in the spool and the job is in the store when it is acknowledged.</summary>
-internal sealed class JobService(Product product, JobSignal signal, JobRunner runner, DiptychOptions options, TimeProvider time)
+internal sealed partial class JobService(Product product, JobSignal signal, JobRunner runner, DiptychOptions options, TimeProvider time, ILogger<JobService> log)
 {
     private const int MaxFieldBytes = 1 << 20, MaxUrls = 10_000;
 
@@ -50,6 +50,7 @@ internal sealed class JobService(Product product, JobSignal signal, JobRunner ru
                     items.Add(new JobItem(new JobItemKey(job.Id, items.Count), source, Path.GetFileName(source), mediaType, metadata, null, file.Name, file.Bytes));
                 }
                 await Queue.AddAsync(job, items, cancellation);
+                Log.Accepted(log, job.Id, files.Count, files.Sum(f => f.File.Bytes));
                 product.Spool.Claim(files.Select(f => f.File.Name));
                 files.Clear();
                 signal.Raise();
@@ -82,6 +83,7 @@ internal sealed class JobService(Product product, JobSignal signal, JobRunner ru
         product.Store.EnsureCollection(collection);
         Job job = New(collection, named.Count);
         await Queue.AddAsync(job, [.. named.Select((u, i) => new JobItem(new JobItemKey(job.Id, i), u.Source, u.Name, null, u.Metadata, u.Source, null, 0))], cancellation);
+        Log.Accepted(log, job.Id, named.Count, 0);
         signal.Raise();
         return job;
     }
@@ -95,6 +97,7 @@ internal sealed class JobService(Product product, JobSignal signal, JobRunner ru
         await FindAsync(id, cancellation);
         if (await Queue.CancelAsync(id, cancellation))
         {
+            Log.Cancelled(log, id);
             runner.Cancel(id);
             signal.Raise();
             await runner.TidyAsync(CancellationToken.None);
@@ -187,5 +190,14 @@ internal sealed class JobService(Product product, JobSignal signal, JobRunner ru
         {
             throw new InvalidRequestException($"The form's metadata is no JSON object of values: {error.Message}", error);
         }
+    }
+
+    private static partial class Log
+    {
+        [LoggerMessage(1, LogLevel.Information, "Job {Job} was accepted: {Items} files, {Bytes} bytes uploaded")]
+        public static partial void Accepted(ILogger log, string job, int items, long bytes);
+
+        [LoggerMessage(2, LogLevel.Information, "Job {Job} was cancelled")]
+        public static partial void Cancelled(ILogger log, string job);
     }
 }

@@ -2,6 +2,7 @@ using Diptych.Core;
 using Diptych.Index.Hnsw;
 using Diptych.Index.Vectors;
 using Microsoft.Data.Sqlite;
+using Microsoft.Extensions.Logging;
 
 namespace Diptych.Index.Sqlite;
 
@@ -68,8 +69,10 @@ public sealed partial class SqliteStore
                 {
                     foreach (var (name, space) in spaces.All.Where(a => a.Space.NeedsMove))
                     {
+                        long began = _time.GetTimestamp();
                         space.Move(cores, Exclusive, stopping);
                         Save(collection, name, space);
+                        Log.Moved(_log, name, space.Graph?.Count ?? 0, _time.GetElapsedTime(began).TotalSeconds);
                     }
                 }
             }
@@ -118,6 +121,10 @@ public sealed partial class SqliteStore
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             // The graph in memory serves all the same; the next start makes it anew.
+            if (_graphFileError is null)
+            {
+                Log.FileFailed(_log, error, file);
+            }
             _graphFileError = $"{file} could not be written: {error.Message}";
         }
     }
@@ -198,5 +205,14 @@ public sealed partial class SqliteStore
             // It is made anew from the database.
             return null;
         }
+    }
+
+    private static partial class Log
+    {
+        [LoggerMessage(2, LogLevel.Information, "The {Space} graph was brought up to date: {Rows} vectors, {Seconds:0.00} s")]
+        public static partial void Moved(ILogger log, string space, int rows, double seconds);
+
+        [LoggerMessage(3, LogLevel.Warning, "{File} could not be written; what is in memory serves, and the next start makes it anew")]
+        public static partial void FileFailed(ILogger log, Exception error, string file);
     }
 }

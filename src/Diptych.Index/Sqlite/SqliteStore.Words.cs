@@ -184,6 +184,10 @@ public sealed partial class SqliteStore
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             // What is in memory serves all the same; the next start reads it from the database.
+            if (_wordsFileError is null)
+            {
+                Log.FileFailed(_log, error, WordsFolder);
+            }
             _wordsFileError = $"{WordsFolder} could not be written: {error.Message}";
         }
     }

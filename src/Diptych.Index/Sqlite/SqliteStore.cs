@@ -22,13 +22,14 @@ public sealed partial class SqliteStore : IDocumentStore
     private readonly SqliteConnection _writer;
     private readonly Lock _writing = new();
     private readonly TimeProvider _time;
+    private readonly ILogger _log;
 
     /// <summary>Held as long as the database is open, so that none replaces its files.</summary>
     private readonly StoreLock _lock;
 
     private SqliteStore(string path, StoreLock held, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger log)
     {
-        (_time, _lock) = (time, held);
+        (_time, _lock, _log) = (time, held, log);
         _mover = new BackgroundLoop("making vector graphs", MoveAsync, time, log);
         _wordsFollower = new BackgroundLoop("keeping the word indexes", FollowWordsAsync, time, log);
         _path = path;

@@ -2,6 +2,8 @@ using System.ClientModel;
 using Diptych.Core;
 using Diptych.Inference;
 using Diptych.Inference.Scheduling;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 using Polly;
 using Polly.CircuitBreaker;
 
@@ -12,7 +14,7 @@ namespace Diptych.Runtimes.Remote;
 /// jitter where that is safe, and a circuit that opens when it keeps failing. While it is open the server is asked whether it is well
 /// again, so that no request has to find out.
 /// </summary>
-public sealed class RemoteServer : IDisposable
+public sealed partial class RemoteServer : IDisposable
 {
     private static readonly TimeSpan RetryDelay = TimeSpan.FromMilliseconds(200), ProbeEvery = TimeSpan.FromSeconds(1), Pause = TimeSpan.FromSeconds(5);
     private readonly TimeProvider _time;
@@ -23,6 +25,7 @@ public sealed class RemoteServer : IDisposable
     private readonly CircuitBreakerStateProvider _state = new();
     private readonly CancellationTokenSource _closing = new();
     private readonly Random _jitter;
+    private readonly ILogger _log;
     private readonly Lock _lock = new();
     private readonly Queue<TaskCompletionSource> _waiting = new();
     private int _inFlight;
@@ -30,9 +33,9 @@ public sealed class RemoteServer : IDisposable
 
     /// <param name="name">For messages.</param>
     /// <param name="isWell">Asks the server, at no cost, whether it would answer; null leaves that to a request.</param>
-    public RemoteServer(string name, TimeProvider time, Func<CancellationToken, Task<bool>>? isWell = null, int seed = 1)
+    public RemoteServer(string name, TimeProvider time, Func<CancellationToken, Task<bool>>? isWell = null, int seed = 1, ILogger<RemoteServer>? log = null)
     {
-        (Name, _time, _isWell, _jitter) = (name, time, isWell, new Random(seed));
+        (Name, _time, _isWell, _jitter, _log) = (name, time, isWell, new Random(seed), log ?? NullLogger<RemoteServer>.Instance);
         _circuit = new ResiliencePipelineBuilder { TimeProvider = time }.AddCircuitBreaker(new CircuitBreakerStrategyOptions
         {
             FailureRatio = 0.5,
@@ -42,8 +45,14 @@ public sealed class RemoteServer : IDisposable
             ShouldHandle = new PredicateBuilder().Handle<Exception>(IsFailure),
             ManualControl = _control,
             StateProvider = _state,
+            OnClosed = _ =>
+            {
+                Log.Closed(_log, Name);
+                return ValueTask.CompletedTask;
+            },
             OnOpened = opened =>
             {
+                Log.Opened(_log, Name, opened.Outcome.Exception?.GetType().Name);
                 if (_isWell is not null)
                 {
                     // Beside the requests: nobody waits for it.
@@ -160,6 +169,7 @@ public sealed class RemoteServer : IDisposable
                 {
                     throw new RemoteFailureException($"{Name} failed: {error.GetBaseException().Message.Split('\n')[0]}", error);
                 }
+                Log.AskedAgain(_log, Name, error.GetType().Name);
                 double share;
                 lock (_lock)
                 {
@@ -212,5 +222,26 @@ public sealed class RemoteServer : IDisposable
         catch (OperationCanceledException) when (closing.IsCancellationRequested)
         {
         }
+        catch (Exception error)
+        {
+            // The circuit lets a request try by itself after its pause.
+            Log.ProbingFailed(_log, error, Name);
+        }
+    }
+
+    private static partial class Log
+    {
+        // What another server says of a request may quote it, and is the request's answer: the log has the kind of error only.
+        [LoggerMessage(1, LogLevel.Warning, "{Server} failed ({Error}) and is asked once more")]
+        public static partial void AskedAgain(ILogger log, string server, string error);
+
+        [LoggerMessage(2, LogLevel.Warning, "{Server} keeps failing ({Error}) and is given a pause")]
+        public static partial void Opened(ILogger log, string server, string? error);
+
+        [LoggerMessage(3, LogLevel.Information, "{Server} is well again")]
+        public static partial void Closed(ILogger log, string server);
+
+        [LoggerMessage(4, LogLevel.Error, "Asking whether {Server} is well failed")]
+        public static partial void ProbingFailed(ILogger log, Exception error, string server);
     }
 }
