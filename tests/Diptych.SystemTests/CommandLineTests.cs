@@ -49,6 +49,17 @@ public sealed class CommandLineTests : IDisposable
     }
 
     [Theory]
+    [InlineData("http_proxy", "http://example.org/")]
+    [InlineData("HTTPS_PROXY", "https://example.org/")]
+    [InlineData("ALL_PROXY", "https://example.org/")]
+    public async Task Behind_a_proxy_from_the_environment_a_host_that_is_not_listed_is_refused_in_words(string variable, string url)
+    {
+        var run = await Host.RunAsync("env", [$"{variable}=http://127.0.0.1:9", "dotnet", Host.Program, "ingest", url, "--data", _data]);
+        Assert.True(run.ExitCode == 3, $"exit code {run.ExitCode}: {run.Error}");
+        Assert.Contains("list the host in Diptych:UrlHosts", run.Output + run.Error, StringComparison.Ordinal);
+    }
+
+    [Theory]
     [InlineData(1, "PostgreSQL does not answer", "search", "a", "--store", "postgres://127.0.0.1:1/none")]
     [InlineData(2, "postgres://", "search", "a", "--store", "nonsense")]
     [InlineData(1, "does not exist", "ingest", "/no/such/folder")]

@@ -30,7 +30,8 @@ public sealed class UrlSource : IDisposable
     /// <param name="deadline">For a document, from asking for it to its last byte.</param>
     public UrlSource(bool allowPrivate, IEnumerable<string> hosts, long maxBytes, TimeSpan deadline, IWebProxy? proxy = null)
     {
-        (_allowPrivate, _hosts, _maxBytes, _deadline, _proxy) = (allowPrivate, new(hosts, StringComparer.OrdinalIgnoreCase), maxBytes, deadline, proxy ?? HttpClient.DefaultProxy);
+        (_allowPrivate, _hosts, _maxBytes, _deadline, _proxy) = (
+            allowPrivate, new(hosts.Select(Ascii), StringComparer.OrdinalIgnoreCase), maxBytes, deadline, proxy ?? HttpClient.DefaultProxy);
         _client = new HttpClient(new SocketsHttpHandler
         {
             Proxy = _proxy,
@@ -113,6 +114,9 @@ public sealed class UrlSource : IDisposable
         }
     }
 
+    /// <summary>A name as addresses have it: one with other letters than ASCII's is known to resolvers in another form.</summary>
+    private static string Ascii(string host) => Uri.TryCreate($"http://{host}", UriKind.Absolute, out Uri? uri) ? uri.IdnHost : host;
+
     private bool IsProxied(Uri uri) => !_proxy.IsBypassed(uri) && _proxy.GetProxy(uri) is { } proxy && proxy != uri;
 
     private void Check(Uri uri)
@@ -121,7 +125,7 @@ public sealed class UrlSource : IDisposable
         {
             throw new HttpRequestException($"{uri.IdnHost} is none of the hosts in Diptych:UrlHosts.");
         }
-        if (_hosts.Count == 0 && !_allowPrivate && IsProxied(uri))
+        if (_hosts.Count == 0 && IsProxied(uri))
         {
             throw new HttpRequestException($"{uri.IdnHost} would be fetched through a proxy, which may reach what this machine must not: list the host in Diptych:UrlHosts to allow that.");
         }

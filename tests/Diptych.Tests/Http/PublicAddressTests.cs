@@ -1,4 +1,5 @@
 using System.Net;
+using System.Net.Sockets;
 using Diptych.App.Jobs;
 using Diptych.Engine.Ingestion;
 using Xunit;
@@ -57,6 +58,40 @@ public sealed class PublicAddressTests
         Assert.Contains("127.0.0.1:9", await FailureAsync(listed, "http://example.org/a.html"), StringComparison.Ordinal);
         using var direct = new UrlSource(allowPrivate: false, [], 1 << 20, TimeSpan.FromSeconds(30), new WebProxy());
         Assert.Contains("not publicly routable", await FailureAsync(direct, "http://127.0.0.1:9/a.html"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Behind_a_proxy_private_hosts_that_are_allowed_must_be_listed_too_and_a_redirect_to_another_host_is_refused()
+    {
+        using var listener = new TcpListener(IPAddress.Loopback, 0);
+        listener.Start();
+        var asked = new List<string>();
+        Task proxying = Task.Run(async () =>
+        {
+            while (true)
+            {
+                using TcpClient client = await listener.AcceptTcpClientAsync();
+                using var reader = new StreamReader(client.GetStream());
+                asked.Add((await reader.ReadLineAsync())!);
+                while (await reader.ReadLineAsync() is { Length: > 0 })
+                {
+                }
+                bool first = asked.Count == 1;
+                await client.GetStream().WriteAsync(System.Text.Encoding.ASCII.GetBytes(first
+                    ? "HTTP/1.1 302 Found\r\nLocation: http://inside.example/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    : "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"));
+            }
+        }, TestContext.Current.CancellationToken);
+        var proxy = new WebProxy(new Uri($"http://{listener.LocalEndpoint}"));
+        using var open = new UrlSource(allowPrivate: true, [], 1 << 20, TimeSpan.FromSeconds(30), proxy);
+        Assert.Contains("Diptych:UrlHosts", await FailureAsync(open, "http://example.org/a.html"), StringComparison.Ordinal);
+        Assert.Empty(asked);
+        using var listed = new UrlSource(allowPrivate: true, ["example.org", "münchen.example"], 1 << 20, TimeSpan.FromSeconds(30), proxy);
+        Assert.Contains("inside.example is none of the hosts", await FailureAsync(listed, "http://example.org/a.html"), StringComparison.Ordinal);
+        Assert.Equal("hello", System.Text.Encoding.ASCII.GetString(await listed.At("http://münchen.example/").Read(TestContext.Current.CancellationToken)));
+        Assert.Equal(["GET http://example.org/a.html HTTP/1.1", "GET http://xn--mnchen-3ya.example/ HTTP/1.1"], asked);
+        listener.Stop();
+        await proxying.ContinueWith(_ => { }, TestContext.Current.CancellationToken, TaskContinuationOptions.None, TaskScheduler.Default);
     }
 
     [Theory]
