@@ -58,22 +58,30 @@ public sealed partial class BackgroundLoop
             }
             catch (Exception error)
             {
-                TimeSpan pause = Died(error);
+                (TimeSpan pause, bool again) = Died(error);
                 Task wait = Task.Delay(pause, _time, stopping);
-                LogDied(_log, error, Name, pause.TotalSeconds);
+                if (again)
+                {
+                    LogDiedAgain(_log, Name, pause.TotalSeconds);
+                }
+                else
+                {
+                    LogDied(_log, error, Name, pause.TotalSeconds);
+                }
                 await wait.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
         }
     }
 
-    /// <returns>How long to wait.</returns>
-    private TimeSpan Died(Exception error)
+    /// <returns>How long to wait, and whether it is the failure of a moment ago.</returns>
+    private (TimeSpan Pause, bool Again) Died(Exception error)
     {
         lock (_lock)
         {
             bool soon = _failure is not null && RanFor() < LongestPause;
+            bool again = soon && _failure!.GetType() == error.GetType() && _failure.Message == error.Message;
             (_failure, _pause, _began) = (error, soon ? TimeSpan.FromTicks(Math.Min(2 * _pause.Ticks, LongestPause.Ticks)) : FirstPause, null);
-            return _pause;
+            return (_pause, again);
         }
     }
 
@@ -81,4 +89,7 @@ public sealed partial class BackgroundLoop
 
     [LoggerMessage(1, LogLevel.Error, "{Name} died; it begins anew in {Seconds} s")]
     private static partial void LogDied(ILogger log, Exception error, string name, double seconds);
+
+    [LoggerMessage(2, LogLevel.Debug, "{Name} died of the same; it begins anew in {Seconds} s")]
+    private static partial void LogDiedAgain(ILogger log, string name, double seconds);
 }

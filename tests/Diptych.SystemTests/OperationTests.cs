@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
 using System.Net;
 using System.Text;
 using System.Text.Json;
@@ -124,6 +125,36 @@ public sealed class OperationTests
     }
 
     [Fact]
+    public async Task A_server_that_is_told_to_stop_while_it_starts_ends_with_zero_too()
+    {
+        var random = new Random(6);
+        for (int round = 0; round < 6; round++)
+        {
+            string data = Directory.CreateTempSubdirectory("diptych-start-").FullName;
+            using Process process = Process.Start(new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", data])
+            {
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+            })!;
+            Task<string> log = process.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken);
+            using var tick = new PeriodicTimer(TimeSpan.FromMilliseconds(10));
+            // Signals are heard from before the database is opened.
+            while (!File.Exists(Path.Combine(data, "diptych.db.lock")))
+            {
+                await tick.WaitForNextTickAsync(TestContext.Current.CancellationToken);
+            }
+            for (int ticks = random.Next(60); ticks > 0; ticks--)
+            {
+                await tick.WaitForNextTickAsync(TestContext.Current.CancellationToken);
+            }
+            using Process? signal = Process.Start("kill", ["-TERM", $"{process.Id}"]);
+            await process.WaitForExitAsync(TestContext.Current.CancellationToken).WaitAsync(TimeSpan.FromSeconds(30), TestContext.Current.CancellationToken);
+            Assert.True(process.ExitCode == 0, $"round {round} ended with {process.ExitCode}: {await log}");
+            Directory.Delete(data, recursive: true);
+        }
+    }
+
+    [Fact]
     public async Task An_upload_that_is_under_way_when_the_server_is_told_to_stop_is_taken_and_its_job_goes_on_at_the_next_start()
     {
         string data = Directory.CreateTempSubdirectory("diptych-stop-").FullName, job;
@@ -132,10 +163,14 @@ public sealed class OperationTests
             var rest = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
             using var form = new MultipartFormDataContent { { new HeldContent("The ferry leaves ", rest.Task, "at seven."), "file", "ferry.md" } };
             Task<HttpResponseMessage> upload = server.Client.PostAsync("/v1/collections/default/documents", form, TestContext.Current.CancellationToken);
-            await ((HeldContent)form.First()).Begun;
+            using var tick = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
+            string spool = Path.Combine(data, "spool");
+            while (!Directory.Exists(spool) || Directory.GetFiles(spool).Length == 0)
+            {
+                await tick.WaitForNextTickAsync(TestContext.Current.CancellationToken);
+            }
             Task<int> ended = server.TerminateAsync();
             using var other = new HttpClient { BaseAddress = server.Client.BaseAddress };
-            using var tick = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
             while (await AnswersAsync(other))
             {
                 await tick.WaitForNextTickAsync(TestContext.Current.CancellationToken);
@@ -173,15 +208,10 @@ public sealed class OperationTests
     /// <summary>A file of which the second half comes later.</summary>
     private sealed class HeldContent(string first, Task rest, string second) : HttpContent
     {
-        private readonly TaskCompletionSource _begun = new(TaskCreationOptions.RunContinuationsAsynchronously);
-
-        public Task Begun => _begun.Task;
-
         protected override async Task SerializeToStreamAsync(Stream stream, TransportContext? context)
         {
             await stream.WriteAsync(Encoding.UTF8.GetBytes(first));
             await stream.FlushAsync();
-            _begun.SetResult();
             await rest;
             await stream.WriteAsync(Encoding.UTF8.GetBytes(second));
         }

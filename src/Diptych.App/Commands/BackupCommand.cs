@@ -13,14 +13,16 @@ internal static class BackupCommand
         var file = new Argument<FileInfo>("FILE") { Description = "The copy to write" };
         var force = new Option<bool>("--force") { Description = "Replace the file that is there" };
         var command = new Command("backup", "Copy the live database to a file, and verify the copy") { file, force };
-        command.SetAction(parsed =>
+        command.SetAction(async (parsed, cancellation) =>
         {
             DiptychOptions options = CommandLine.Options(parsed);
             if (options.Store is not null)
             {
                 throw new InvalidRequestException("A PostgreSQL store is backed up with PostgreSQL's own tools: pg_dump, or pg_basebackup with WAL archiving.");
             }
-            string digest = SqliteBackup.Make(options.Database, parsed.GetValue(file)!.FullName, parsed.GetValue(force));
+            // Neither waits for what is under way when it is stopped: both may end at any moment.
+            string digest = await Task.Run(() => SqliteBackup.Make(options.Database, parsed.GetValue(file)!.FullName, parsed.GetValue(force)), CancellationToken.None)
+                .WaitAsync(cancellation);
             Tell(parsed, "Backed up to", parsed.GetValue(file)!, digest);
             return ExitCode.Success;
         });
@@ -48,14 +50,15 @@ internal static class RestoreCommand
         var file = new Argument<FileInfo>("FILE") { Description = "What backup wrote" };
         var force = new Option<bool>("--force") { Description = "Replace the database that is there" };
         var command = new Command("restore", "Put a backup in the place of the database; no diptych may have it open") { file, force };
-        command.SetAction(parsed =>
+        command.SetAction(async (parsed, cancellation) =>
         {
             DiptychOptions options = CommandLine.Options(parsed);
             if (options.Store is not null)
             {
                 throw new InvalidRequestException("A PostgreSQL store is restored with PostgreSQL's own tools.");
             }
-            string digest = SqliteBackup.Restore(parsed.GetValue(file)!.FullName, options.Database, parsed.GetValue(force));
+            string digest = await Task.Run(() => SqliteBackup.Restore(parsed.GetValue(file)!.FullName, options.Database, parsed.GetValue(force)), CancellationToken.None)
+                .WaitAsync(cancellation);
             BackupCommand.Tell(parsed, "Restored from", parsed.GetValue(file)!, digest);
             return ExitCode.Success;
         });

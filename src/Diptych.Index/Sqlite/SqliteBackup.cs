@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
 using Diptych.Core;
@@ -11,7 +13,7 @@ namespace Diptych.Index.Sqlite;
 /// </summary>
 public static class SqliteBackup
 {
-    private const int SqliteCorrupt = 11;
+    private const int SqliteBusy = 5, SqliteCorrupt = 11;
 
     /// <summary>What stands behind the database in a backup, before its digest.</summary>
     private static readonly byte[] Mark = "diptych backup 1"u8.ToArray();
@@ -43,7 +45,7 @@ public static class SqliteBackup
         string temporary = $"{file}.{Environment.ProcessId}.part";
         try
         {
-            File.Delete(temporary);
+            DropUnfinished(file);
             string expected;
             // A read transaction holds the version that is copied, whatever is committed meanwhile.
             using (SqliteTransaction version = source.BeginTransaction(deferred: true))
@@ -101,6 +103,7 @@ public static class SqliteBackup
             Unseal(file, copy);
             digest = Verify(copy);
             Durable.FlushFolder(Unfinished(database));
+            RefuseOpen(database);
             Directory.Move(Unfinished(database), Finished(database));
             Durable.FlushFolder(folder);
         }
@@ -162,6 +165,59 @@ public static class SqliteBackup
             Durable.Rename(copy, database, replace: true);
         }
         Delete(Finished(database));
+    }
+
+    /// <summary>Deletes what a backup to this file left that was killed.</summary>
+    private static void DropUnfinished(string file)
+    {
+        string folder = Path.GetDirectoryName(Path.GetFullPath(file))!, name = Path.GetFileName(file);
+        foreach (string part in Directory.Exists(folder) ? Directory.GetFiles(folder, $"{name}.*.part*") : [])
+        {
+            string process = Path.GetFileName(part)[(name.Length + 1)..].Split('.')[0];
+            if (int.TryParse(process, CultureInfo.InvariantCulture, out int id) && (id == Environment.ProcessId || !Lives(id)))
+            {
+                File.Delete(part);
+            }
+        }
+
+        static bool Lives(int id)
+        {
+            try
+            {
+                using var process = Process.GetProcessById(id);
+                return true;
+            }
+            catch (ArgumentException)
+            {
+                return false;
+            }
+        }
+    }
+
+    /// <summary>A program that knows nothing of the lock, such as SQLite's own, may have the database open all the same.</summary>
+    /// <exception cref="StoreInUseException">It has.</exception>
+    private static void RefuseOpen(string database)
+    {
+        if (!File.Exists(database))
+        {
+            return;
+        }
+        try
+        {
+            using var connection = new SqliteConnection(
+                new SqliteConnectionStringBuilder { DataSource = database, Mode = SqliteOpenMode.ReadWrite, Pooling = false, DefaultTimeout = 1 }.ToString());
+            connection.Open();
+            connection.Execute("PRAGMA locking_mode = EXCLUSIVE");
+            connection.Execute("BEGIN EXCLUSIVE; ROLLBACK");
+        }
+        catch (SqliteException error) when (error.SqliteErrorCode == SqliteBusy)
+        {
+            throw new StoreInUseException($"{database} is open in another program. Stop that, then restore.");
+        }
+        catch (SqliteException error) when (SqliteFault.IsDamage(error))
+        {
+            // What is damaged is to be replaced.
+        }
     }
 
     private static void Delete(string folder)

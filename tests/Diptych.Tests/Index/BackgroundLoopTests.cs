@@ -63,6 +63,25 @@ public sealed class BackgroundLoopTests
         Assert.Single(log.All);
     }
 
+    [Fact]
+    public async Task A_failure_that_repeats_is_told_once_with_its_cause()
+    {
+        var time = new FakeTimeProvider();
+        var log = new Lines();
+        using var stop = new CancellationTokenSource();
+        var loop = new BackgroundLoop("counting", _ => throw new InvalidOperationException("no more numbers"), time, log);
+        Task running = loop.RunAsync(stop.Token);
+        foreach (var (number, pause) in new[] { 1, 2, 4, 8, 16, 30, 30 }.Index())
+        {
+            await log.WaitAsync(number + 1);
+            Assert.NotNull(loop.Failure);
+            time.Advance(TimeSpan.FromSeconds(pause));
+        }
+        Assert.Single(log.All, l => l.Contains("no more numbers", StringComparison.Ordinal));
+        await stop.CancelAsync();
+        await running;
+    }
+
     /// <summary>Keeps what is logged.</summary>
     private sealed class Lines : ILogger
     {

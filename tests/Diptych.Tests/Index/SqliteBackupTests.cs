@@ -1,6 +1,7 @@
 using Diptych.Core;
 using Diptych.Index;
 using Diptych.Index.Sqlite;
+using Microsoft.Data.Sqlite;
 using Xunit;
 
 namespace Diptych.Tests.Index;
@@ -45,9 +46,13 @@ public sealed class SqliteBackupTests : IDisposable
     {
         Fill(Database, 3);
         File.WriteAllText(Backup, "precious");
+        // A backup that was killed left this; another's may still be written.
+        File.WriteAllText($"{Backup}.{int.MaxValue}.part", "half");
+        File.WriteAllText($"{Backup}.1.part", "being written");
         Assert.Contains("--force", Assert.Throws<InvalidRequestException>(() => SqliteBackup.Make(Database, Backup, replace: false)).Message, StringComparison.Ordinal);
         Assert.Equal("precious", File.ReadAllText(Backup));
         SqliteBackup.Make(Database, Backup, replace: true);
+        Assert.Equal([$"{Backup}.1.part"], Directory.GetFiles(_directory, "*.part"));
         Assert.Throws<InvalidRequestException>(() => SqliteBackup.Make(Database, Database, replace: true));
         Assert.Throws<InvalidRequestException>(() => SqliteBackup.Make(Database, _directory, replace: true));
         Assert.Throws<InvalidRequestException>(() => SqliteBackup.Make(Database + "x", Backup, replace: true));
@@ -74,6 +79,14 @@ public sealed class SqliteBackupTests : IDisposable
             Assert.Throws<StoreInUseException>(() => Open(Database));
             Assert.Throws<StoreInUseException>(() => SqliteBackup.Make(Database, Backup, replace: true));
         }
+        // A program that knows nothing of the lock.
+        using (var other = new SqliteConnection($"Data Source={Database};Pooling=False"))
+        {
+            other.Open();
+            other.Execute("SELECT count(*) FROM documents");
+            Assert.Contains("another program", Assert.Throws<StoreInUseException>(() => SqliteBackup.Restore(Backup, Database, replace: true)).Message, StringComparison.Ordinal);
+        }
+        Assert.Equal(4, Count());
         SqliteBackup.Restore(Backup, Database, replace: true);
         Assert.Equal(3, Count());
     }
