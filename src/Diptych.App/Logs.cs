@@ -15,7 +15,11 @@ internal static class Logs
     public static ILoggerFactory Create(DiptychOptions options, LogLevel? least = null) => LoggerFactory.Create(logging =>
     {
         Filter(logging, least ?? options.LogLevel);
-        logging.AddSimpleConsole(c => (c.SingleLine, c.UseUtcTimestamp, c.TimestampFormat, c.ColorBehavior) = (true, true, "yyyy-MM-ddTHH:mm:ss.fffZ ", LoggerColorBehavior.Disabled));
+        logging.AddSimpleConsole(c =>
+        {
+            (c.SingleLine, c.ColorBehavior) = (true, LoggerColorBehavior.Disabled);
+            (c.UseUtcTimestamp, c.TimestampFormat) = (true, "yyyy-MM-ddTHH:mm:ss.fffZ ");
+        });
         logging.AddJsonConsole(c => (c.UseUtcTimestamp, c.TimestampFormat) = (true, "yyyy-MM-ddTHH:mm:ss.fffZ"));
         logging.Services.Configure<ConsoleLoggerOptions>(c =>
         {
@@ -57,7 +61,9 @@ internal static class Logs
     {
         logging.SetMinimumLevel(least);
         // The web server tells of each request at Information, with its address.
-        logging.AddFilter((category, level) => level >= (category?.StartsWith("Diptych.", StringComparison.Ordinal) == true || least > LogLevel.Warning ? least : LogLevel.Warning));
+        LogLevel others = least > LogLevel.Warning ? least : LogLevel.Warning;
+        logging.AddFilter((category, level) =>
+            level >= (category?.StartsWith("Diptych.", StringComparison.Ordinal) == true ? least : others));
     }
 
     /// <summary>Hands on to a log that others own.</summary>

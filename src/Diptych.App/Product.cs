@@ -82,7 +82,9 @@ public sealed class Product : IAsyncDisposable
     public Answerer Answerer => _answerer.Value;
 
     /// <summary>Loads the models and the store, side by side.</summary>
-    public static async Task<Product> OpenAsync(DiptychOptions options, TimeProvider time, CancellationToken cancellation, ILoggerFactory? logs = null)
+    /// <param name="logs">The program's log; null writes warnings.</param>
+    public static async Task<Product> OpenAsync(
+        DiptychOptions options, TimeProvider time, CancellationToken cancellation, ILoggerFactory? logs = null)
     {
         var (text, image, tokenizer) = Runtimes.StarterModel.Open(options.StarterModel);
         ILoggerFactory? own = logs is null ? Logs.Create(options, LogLevel.Warning) : null;
@@ -172,7 +174,8 @@ public sealed class Product : IAsyncDisposable
     }
 
     /// <summary>Opens the decoder that writes in this process. Its weights are read here, and its memory is entered in the ledger.</summary>
-    private static LocalModel? OpenLanguageModel(DiptychOptions options, InferenceService inference, PictureReading reading, TimeProvider time, ILogger<InferenceService> log)
+    private static LocalModel? OpenLanguageModel(
+        DiptychOptions options, InferenceService inference, PictureReading reading, TimeProvider time, ILogger<InferenceService> log)
     {
         if (options.Llm.Endpoint is not null || options.Llm.Model == "none")
         {
@@ -199,7 +202,8 @@ public sealed class Product : IAsyncDisposable
         var opened = LocalModel.Open(
             chosen.Name, path, cache, time, adapters, reading, swapBytes: (long)options.Llm.SwapMb << 20, separatesTenants: options.Llm.SeparateTenants,
             objectives: options.Objectives(), kept: (inference.Profiles, $"{chosen.Versioned}/{options.Llm.Weights}"), format: options.Llm.WeightFormat);
-        Logs.Write(log, new ModelEvent(ModelEventKind.Loaded, chosen.Name, Device.Cpu.Name, Decoder.WeightBytes(path, options.Llm.WeightFormat) + cache, time.GetElapsedTime(started)));
+        long bytes = Decoder.WeightBytes(path, options.Llm.WeightFormat) + cache;
+        Logs.Write(log, new ModelEvent(ModelEventKind.Loaded, chosen.Name, Device.Cpu.Name, bytes, time.GetElapsedTime(started)));
         return opened;
     }
 

@@ -3,8 +3,8 @@ using Microsoft.Extensions.Logging;
 namespace Diptych.Index;
 
 /// <summary>
-/// Work that goes on beside requests until it is told to stop. When it dies of an exception that is logged with its cause, and it is begun
-/// anew after a pause that doubles each time it dies soon again. <see cref="Failure"/> says so meanwhile, for whoever asks whether all is well.
+/// Work that goes on beside requests until it is told to stop. When it dies of an exception that is logged with its cause, and it is
+/// begun anew after a pause that doubles each time it dies soon again. <see cref="Failure"/> says so meanwhile, for whoever asks.
 /// </summary>
 public sealed partial class BackgroundLoop
 {
@@ -20,7 +20,8 @@ public sealed partial class BackgroundLoop
 
     /// <param name="name">What it does, in words for logs.</param>
     /// <param name="run">Runs until it is cancelled; a return before that is a failure too.</param>
-    public BackgroundLoop(string name, Func<CancellationToken, Task> run, TimeProvider time, ILogger log) => (Name, _run, _time, _log) = (name, run, time, log);
+    public BackgroundLoop(string name, Func<CancellationToken, Task> run, TimeProvider time, ILogger log) =>
+        (Name, _run, _time, _log) = (name, run, time, log);
 
     public string Name { get; }
 
@@ -80,7 +81,8 @@ public sealed partial class BackgroundLoop
         {
             bool soon = _failure is not null && RanFor() < LongestPause;
             bool again = soon && _failure!.GetType() == error.GetType() && _failure.Message == error.Message;
-            (_failure, _pause, _began) = (error, soon ? TimeSpan.FromTicks(Math.Min(2 * _pause.Ticks, LongestPause.Ticks)) : FirstPause, null);
+            _pause = soon ? TimeSpan.FromTicks(Math.Min(2 * _pause.Ticks, LongestPause.Ticks)) : FirstPause;
+            (_failure, _began) = (error, null);
             return (_pause, again);
         }
     }

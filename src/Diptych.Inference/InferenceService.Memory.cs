@@ -229,7 +229,8 @@ public sealed partial class InferenceService
             model.Placements.Add(new Placement(device, loaded, weights.Take(), workspace.Take(), Now()));
             device.Runnable[model.Index] = true;
         }
-        _options.Told?.Invoke(new ModelEvent(ModelEventKind.Loaded, description.Name, device.Device.Name, weightBytes + workspaceBytes, TimeSpan.FromSeconds(loadSeconds)));
+        _options.Told?.Invoke(new ModelEvent(
+            ModelEventKind.Loaded, description.Name, device.Device.Name, weightBytes + workspaceBytes, TimeSpan.FromSeconds(loadSeconds)));
         return true;
     }
 
@@ -250,7 +251,8 @@ public sealed partial class InferenceService
             await WaitUntilAsync(() => placement.Busy == 0).ConfigureAwait(false);
             await placement.Loaded.DisposeAsync().ConfigureAwait(false);
             placement.Release();
-            _options.Told?.Invoke(new ModelEvent(ModelEventKind.Evicted, model.Backend.Description.Name, placement.Device.Device.Name, placement.Bytes, TimeSpan.Zero));
+            _options.Told?.Invoke(new ModelEvent(
+                ModelEventKind.Evicted, model.Backend.Description.Name, placement.Device.Device.Name, placement.Bytes, TimeSpan.Zero));
         }
         NativeHeap.GiveBack();
     }

@@ -56,35 +56,37 @@ public sealed class FullDiskTests
         Assert.True(mount.ExitCode == 0, mount.Error);
         try
         {
+            CancellationToken cancellation = TestContext.Current.CancellationToken;
             await using ServerProcess server = await ServerProcess.StartAsync(disk, ("MinFreeMb", "4"));
-            Assert.StartsWith("ready", await server.Client.GetStringAsync("/readyz", TestContext.Current.CancellationToken), StringComparison.Ordinal);
+            Assert.StartsWith("ready", await server.Client.GetStringAsync("/readyz", cancellation), StringComparison.Ordinal);
             await Fill(other);
-            byte[] note = Encoding.UTF8.GetBytes(string.Join('\n', Enumerable.Range(0, 20_000).Select(i => $"The heron waits beside pond {i}.")));
-            await AssertFullAsync(() => server.PostFilesAsync("default", ("note.md", note)));
+            string note = string.Join('\n', Enumerable.Range(0, 20_000).Select(i => $"The heron waits beside pond {i}."));
+            await AssertFullAsync(() => server.PostFilesAsync("default", ("note.md", Encoding.UTF8.GetBytes(note))));
             int made = 0;
             await AssertFullAsync(async () =>
             {
                 HttpResponseMessage? response;
                 do
                 {
-                    response = await server.Client.PostAsync("/v1/collections", new StringContent($"{{\"name\":\"c{made++}\"}}", Encoding.UTF8, "application/json"));
+                    using var body = new StringContent($"{{\"name\":\"c{made++}\"}}", Encoding.UTF8, "application/json");
+                    response = await server.Client.PostAsync("/v1/collections", body);
                 }
                 while (response.IsSuccessStatusCode && made < 2000);
                 return response;
             });
-            HttpResponseMessage unready = await server.Client.GetAsync("/readyz", TestContext.Current.CancellationToken);
+            HttpResponseMessage unready = await server.Client.GetAsync("/readyz", cancellation);
             Assert.Equal(HttpStatusCode.ServiceUnavailable, unready.StatusCode);
-            Assert.Contains("make room", await unready.Content.ReadAsStringAsync(TestContext.Current.CancellationToken), StringComparison.Ordinal);
+            Assert.Contains("make room", await unready.Content.ReadAsStringAsync(cancellation), StringComparison.Ordinal);
             // It lives, and can be asked.
-            Assert.Equal("ok", await server.Client.GetStringAsync("/healthz", TestContext.Current.CancellationToken));
+            Assert.Equal("ok", await server.Client.GetStringAsync("/healthz", cancellation));
             await server.GetAsync("/v1/collections");
             File.Delete(other);
             using var tick = new PeriodicTimer(TimeSpan.FromMilliseconds(200));
-            while (!(await server.Client.GetAsync("/readyz", TestContext.Current.CancellationToken)).IsSuccessStatusCode)
+            while (!(await server.Client.GetAsync("/readyz", cancellation)).IsSuccessStatusCode)
             {
-                await tick.WaitForNextTickAsync(TestContext.Current.CancellationToken);
+                await tick.WaitForNextTickAsync(cancellation);
             }
-            var job = await server.EndAsync(await server.UploadAsync("default", ("short.md", "The heron waits beside the pond.")));
+            await server.EndAsync(await server.UploadAsync("default", ("short.md", "The heron waits beside the pond.")));
             Assert.Equal(1, (await server.GetAsync("/v1/collections/default/documents")).GetProperty("documents").GetArrayLength());
             Assert.Equal(0, await server.TerminateAsync());
         }
@@ -98,7 +100,8 @@ public sealed class FullDiskTests
         {
             HttpResponseMessage response = await write();
             string said = await response.Content.ReadAsStringAsync();
-            Assert.True((int)response.StatusCode == 507 && said.Contains("full", StringComparison.Ordinal), $"{response.StatusCode}: {said}");
+            Assert.True((int)response.StatusCode == 507, $"{response.StatusCode}: {said}");
+            Assert.Contains("full", said, StringComparison.Ordinal);
         }
 
         static async Task Fill(string file)

@@ -21,17 +21,24 @@ public sealed class OperationTests
         ServerProcess server = await ServerProcess.StartAsync(data, ("LogFormat", format));
         await using (server)
         {
-            job = await server.UploadAsync("default", ("quokka-diary.md", $"# Amethysts\n\nAt night {Secret}."), ("amethyst.pdf", $"%PDF-1.4 {Secret}"));
+            job = await server.UploadAsync(
+                "default", ("quokka-diary.md", $"# Amethysts\n\nAt night {Secret}."), ("amethyst.pdf", $"%PDF-1.4 {Secret}"));
             await server.EndAsync(job);
             await AskAsync(server, "quokkas amethysts");
             // A request that cannot be carried out is its sender's concern.
-            await server.Client.PostAsync("/v1/search", new StringContent($"{{\"query\": \"{Secret}\", ", Encoding.UTF8, "application/json"), TestContext.Current.CancellationToken);
+            using var broken = new StringContent($"{{\"query\": \"{Secret}\", ", Encoding.UTF8, "application/json");
+            await server.Client.PostAsync("/v1/search", broken, TestContext.Current.CancellationToken);
             await server.Client.GetAsync($"/v1/search/{Uri.EscapeDataString(Secret)}", TestContext.Current.CancellationToken);
             Assert.Equal(0, await server.TerminateAsync());
         }
         string log = await server.LogAsync();
         string[] lines = log.Split('\n', StringSplitOptions.RemoveEmptyEntries);
-        foreach (string said in new[] { "serves at http://127.0.0.1:", data, "starter-text was loaded", $"Job {job} was accepted: 2 files", $"Job {job} has ended: 2 files, some failed", "Stopping", "Stopped" })
+        string[] events =
+        [
+            "serves at http://127.0.0.1:", data, "starter-text was loaded", $"Job {job} was accepted: 2 files",
+            $"Job {job} has ended: 2 files, some failed", "Stopping", "starter-text left cpu", "Stopped",
+        ];
+        foreach (string said in events)
         {
             Assert.True(lines.Count(l => l.Contains(said, StringComparison.Ordinal)) == 1, $"'{said}' in: {log}");
         }
@@ -62,7 +69,8 @@ public sealed class OperationTests
                 [
                     UntilGoneAsync(async i =>
                     {
-                        HttpResponseMessage accepted = await server.PostFilesAsync("default", Enumerable.Range(0, 5).Select(f => ($"{number}-{i}-{f}.md", Encoding.UTF8.GetBytes($"Note {i} of round {number}: the ferry {f} leaves at seven."))));
+                        HttpResponseMessage accepted = await server.PostFilesAsync("default", Enumerable.Range(0, 5).Select(f => (
+                            $"{number}-{i}-{f}.md", Encoding.UTF8.GetBytes($"Note {i} of {number}: the ferry {f} leaves at seven."))));
                         string said = await accepted.Content.ReadAsStringAsync();
                         Assert.True(accepted.StatusCode == HttpStatusCode.Accepted, said);
                         jobs.Enqueue(JsonDocument.Parse(said).RootElement.GetProperty("id").GetString()!);
@@ -128,10 +136,12 @@ public sealed class OperationTests
     public async Task A_server_that_is_told_to_stop_while_it_starts_ends_with_zero_too()
     {
         var random = new Random(6);
+        CancellationToken cancellation = TestContext.Current.CancellationToken;
         for (int round = 0; round < 6; round++)
         {
             string data = Directory.CreateTempSubdirectory("diptych-start-").FullName;
-            using Process process = Process.Start(new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", data])
+            string[] arguments = [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", data];
+            using Process process = Process.Start(new ProcessStartInfo("dotnet", arguments)
             {
                 RedirectStandardOutput = true,
                 RedirectStandardError = true,
@@ -148,7 +158,7 @@ public sealed class OperationTests
                 await tick.WaitForNextTickAsync(TestContext.Current.CancellationToken);
             }
             using Process? signal = Process.Start("kill", ["-TERM", $"{process.Id}"]);
-            await process.WaitForExitAsync(TestContext.Current.CancellationToken).WaitAsync(TimeSpan.FromSeconds(30), TestContext.Current.CancellationToken);
+            await process.WaitForExitAsync(cancellation).WaitAsync(TimeSpan.FromSeconds(30), cancellation);
             Assert.True(process.ExitCode == 0, $"round {round} ended with {process.ExitCode}: {await log}");
             Directory.Delete(data, recursive: true);
         }
@@ -161,8 +171,10 @@ public sealed class OperationTests
         await using (ServerProcess server = await ServerProcess.StartAsync(data))
         {
             var rest = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-            using var form = new MultipartFormDataContent { { new HeldContent("The ferry leaves ", rest.Task, "at seven."), "file", "ferry.md" } };
-            Task<HttpResponseMessage> upload = server.Client.PostAsync("/v1/collections/default/documents", form, TestContext.Current.CancellationToken);
+            using var file = new HeldContent("The ferry leaves ", rest.Task, "at seven.");
+            using var form = new MultipartFormDataContent { { file, "file", "ferry.md" } };
+            CancellationToken cancellation = TestContext.Current.CancellationToken;
+            Task<HttpResponseMessage> upload = server.Client.PostAsync("/v1/collections/default/documents", form, cancellation);
             using var tick = new PeriodicTimer(TimeSpan.FromMilliseconds(20));
             string spool = Path.Combine(data, "spool");
             while (!Directory.Exists(spool) || Directory.GetFiles(spool).Length == 0)
@@ -225,7 +237,8 @@ public sealed class OperationTests
 
     private static async Task AskAsync(ServerProcess server, string query)
     {
-        using var body = new StringContent(JsonSerializer.Serialize(new { collection = "default", query }), Encoding.UTF8, "application/json");
+        string json = JsonSerializer.Serialize(new { collection = "default", query });
+        using var body = new StringContent(json, Encoding.UTF8, "application/json");
         using HttpResponseMessage found = await server.Client.PostAsync("/v1/search", body);
         Assert.True(found.StatusCode == HttpStatusCode.OK, await found.Content.ReadAsStringAsync());
     }

@@ -12,7 +12,8 @@ internal sealed class ServerProcess : IAsyncDisposable
     private readonly Process _process;
     private readonly Task<string> _log;
 
-    private ServerProcess(Process process, Uri url, Task<string> log) => (_process, Client, _log) = (process, new HttpClient { BaseAddress = url }, log);
+    private ServerProcess(Process process, Uri url, Task<string> log) =>
+        (_process, Client, _log) = (process, new HttpClient { BaseAddress = url }, log);
 
     public HttpClient Client { get; }
 
@@ -24,14 +25,19 @@ internal sealed class ServerProcess : IAsyncDisposable
     /// <param name="settings">By their names without the prefix, such as ("SpoolMb", "1").</param>
     public static async Task<ServerProcess> StartAsync(string data, params (string Key, string Value)[] settings)
     {
-        var start = new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", data]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", data])
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
         foreach (var (key, value) in settings)
         {
             start.Environment[$"DIPTYCH__{key.ToUpperInvariant()}"] = value;
         }
         Process process = Process.Start(start)!;
         Task<string> log = process.StandardError.ReadToEndAsync();
-        using var line = JsonDocument.Parse(await process.StandardOutput.ReadLineAsync() ?? throw new InvalidOperationException($"The server did not start: {await log}"));
+        string said = await process.StandardOutput.ReadLineAsync() ?? throw new InvalidOperationException($"It did not start: {await log}");
+        using var line = JsonDocument.Parse(said);
         return new ServerProcess(process, new Uri(line.RootElement.GetProperty("url").GetString()!), log);
     }
 

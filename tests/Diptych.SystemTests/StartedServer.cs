@@ -19,7 +19,12 @@ public sealed class StartedServer : IAsyncLifetime
     {
         var ingest = await Host.DiptychAsync(Data, "ingest", Host.Samples, "-c", "samples", "--json");
         Assert.True(ingest.ExitCode == 0, ingest.Error + ingest.Output);
-        _process = Process.Start(new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", Data]) { RedirectStandardOutput = true })!;
+        _process = Process.Start(new ProcessStartInfo("dotnet", [Host.Program, "serve", "--json", "--url", "http://127.0.0.1:0", "--data", Data])
+        {
+            RedirectStandardOutput = true,
+            // What it logs goes to the tests' own output.
+            Environment = { ["DIPTYCH__LOGLEVEL"] = "Warning" },
+        })!;
         using var line = JsonDocument.Parse((await _process.StandardOutput.ReadLineAsync())!);
         Url = new Uri(line.RootElement.GetProperty("url").GetString()!);
         Client.BaseAddress = Url;

@@ -18,10 +18,12 @@ internal static class BackupCommand
             DiptychOptions options = CommandLine.Options(parsed);
             if (options.Store is not null)
             {
-                throw new InvalidRequestException("A PostgreSQL store is backed up with PostgreSQL's own tools: pg_dump, or pg_basebackup with WAL archiving.");
+                throw new InvalidRequestException(
+                    "A PostgreSQL store is backed up with PostgreSQL's own tools: pg_dump, or pg_basebackup with WAL archiving.");
             }
             // Neither waits for what is under way when it is stopped: both may end at any moment.
-            string digest = await Task.Run(() => SqliteBackup.Make(options.Database, parsed.GetValue(file)!.FullName, parsed.GetValue(force)), CancellationToken.None)
+            string digest = await Task.Run(
+                () => SqliteBackup.Make(options.Database, parsed.GetValue(file)!.FullName, parsed.GetValue(force)), CancellationToken.None)
                 .WaitAsync(cancellation);
             Tell(parsed, "Backed up to", parsed.GetValue(file)!, digest);
             return ExitCode.Success;
@@ -57,7 +59,9 @@ internal static class RestoreCommand
             {
                 throw new InvalidRequestException("A PostgreSQL store is restored with PostgreSQL's own tools.");
             }
-            string digest = await Task.Run(() => SqliteBackup.Restore(parsed.GetValue(file)!.FullName, options.Database, parsed.GetValue(force)), CancellationToken.None)
+            string digest = await Task.Run(
+                () => SqliteBackup.Restore(parsed.GetValue(file)!.FullName, options.Database, parsed.GetValue(force)),
+                CancellationToken.None)
                 .WaitAsync(cancellation);
             BackupCommand.Tell(parsed, "Restored from", parsed.GetValue(file)!, digest);
             return ExitCode.Success;

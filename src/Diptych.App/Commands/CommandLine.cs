@@ -88,7 +88,8 @@ internal static class CommandLine
         using var termination = new Termination(TimeProvider.System);
         try
         {
-            return await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null }, termination.Token);
+            var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null };
+            return await parsed.InvokeAsync(invocation, termination.Token);
         }
         catch (OperationCanceledException)
         {
@@ -100,11 +101,12 @@ internal static class CommandLine
             await Console.Error.WriteLineAsync(Output.Printable(error.Message));
             return ExitCode.Usage;
         }
-        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or StoreUnavailableException or StoreInUseException or StoreDamagedException or StorageFullException or ConflictException or SourceChangedException
+        catch (Exception error) when (error is NotFoundException or UnreadableException or OverloadedException or ConflictException
+            or StoreUnavailableException or StoreInUseException or StoreDamagedException or StorageFullException or SourceChangedException
             or RemoteFailureException or InvalidDataException or IOException or UnauthorizedAccessException
             or HttpRequestException or System.Data.Common.DbException or InvalidOperationException)
         {
-            Exception told = SqliteFault.IsFull(error) || SqliteFault.IsDamage(error) ? SqliteFault.Told(error, Options(parsed).Database) : error;
+            Exception told = error is System.Data.Common.DbException ? SqliteFault.Told(error, Options(parsed).Database) : error;
             await Console.Error.WriteLineAsync(Output.Printable(told.Message));
             return ExitCode.Failure;
         }

@@ -51,13 +51,17 @@ internal static class DoctorCommand
                     checks.Add(("repair", true, "word index and vector graphs made anew"));
                 }
                 var faults = product.Store.CheckIntegrity();
-                checks.Add(("database", faults.Count == 0, faults.Count == 0 ? $"sound, sequence {product.Store.Sequence}" : $"{string.Join("; ", faults)}{Advice(faults, product.Store, options)}"));
+                checks.Add(("database", faults.Count == 0, faults.Count == 0
+                    ? $"sound, sequence {product.Store.Sequence}"
+                    : $"{string.Join("; ", faults)}{Advice(faults, product.Store, options)}"));
                 foreach (var c in product.Store.Collections())
                 {
                     checks.Add(($"collection {c.Name}", true, $"{c.Documents} documents, {c.Passages} passages, {c.Images} of them images"));
                 }
             }
-            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException or StoreUnavailableException or StoreInUseException or StoreDamagedException or System.Data.Common.DbException)
+            catch (Exception error) when (error is FileNotFoundException or InvalidRequestException or InvalidOperationException
+                or StoreUnavailableException or StoreInUseException or StoreDamagedException or StorageFullException
+                or System.Data.Common.DbException)
             {
                 checks.Add(("start", false, SqliteFault.Told(error, options.Database).Message));
             }

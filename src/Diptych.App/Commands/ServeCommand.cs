@@ -21,23 +21,27 @@ internal static partial class ServeCommand
             DiptychOptions options = CommandLine.Options(
                 parsed, ("Url", parsed.GetValue(Url)), ("Llm:Endpoint", parsed.GetValue(Endpoint)), ("Llm:Model", parsed.GetValue(Model)));
             using ILoggerFactory logs = Logs.Create(options);
+            int code;
             try
             {
                 await using Product product = await Product.OpenAsync(options, TimeProvider.System, cancellation, logs);
                 product.Store.EnsureCollection("default");
-                return await RunAsync(options, product, logs, parsed.GetValue(CommandLine.AsJson), cancellation);
+                code = await RunAsync(options, product, logs, parsed.GetValue(CommandLine.AsJson), cancellation);
             }
             catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
             {
                 // A server that is told to stop before it serves has done all that it was to do.
-                return ExitCode.Success;
+                code = ExitCode.Success;
             }
+            Log.Stopped(logs.CreateLogger(typeof(Server).FullName!));
+            return code;
         });
         return command;
     }
 
     /// <summary>Serves until it is stopped.</summary>
-    public static async Task<int> RunAsync(DiptychOptions options, Product product, ILoggerFactory logs, bool json, CancellationToken cancellation)
+    public static async Task<int> RunAsync(
+        DiptychOptions options, Product product, ILoggerFactory logs, bool json, CancellationToken cancellation)
     {
         ILogger log = logs.CreateLogger(typeof(Server).FullName!);
         await using WebApplication app = Server.Build(options, product, TimeProvider.System, logs);
@@ -49,13 +53,17 @@ internal static partial class ServeCommand
         {
             await StopAsync(app);
             throw error is IOException
-                ? new InvalidRequestException($"Cannot listen on {options.Url}: {error.GetBaseException().Message}. Choose another address with --url.")
+                ? new InvalidRequestException(
+                    $"Cannot listen on {options.Url}: {error.GetBaseException().Message}. Choose another address with --url.")
                 : error;
         }
         string url = app.Urls.First();
         Log.Started(
-            log, Assembly.GetExecutingAssembly().GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion, string.Join(", ", app.Urls),
-            options.Store is null ? options.Data : "PostgreSQL", string.Join(", ", product.Inference.Models.Select(m => m.Name)));
+            log,
+            Assembly.GetExecutingAssembly().GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion,
+            string.Join(", ", app.Urls),
+            options.Store is null ? options.Data : "PostgreSQL",
+            string.Join(", ", product.Inference.Models.Select(m => m.Name)));
         if (json)
         {
             Output.Json(new { @event = "listening", url });
@@ -73,7 +81,6 @@ internal static partial class ServeCommand
         }
         Log.Stopping(log);
         await StopAsync(app);
-        Log.Stopped(log);
         return ExitCode.Success;
     }
 

@@ -45,7 +45,9 @@ internal static class JobEndpoints
         group.MapGet("/{id}/events", EventsAsync).WithSummary("A job's progress as server-sent events: 'file' for each file, then 'end'").Produces(200, contentType: "text/event-stream");
     }
 
-    private static async Task EventsAsync(string id, HttpContext http, JobService jobs, JobSignal signal, Product product, TimeProvider time, IHostApplicationLifetime lifetime, CancellationToken cancellation)
+    private static async Task EventsAsync(
+        string id, HttpContext http, JobService jobs, JobSignal signal, Product product, TimeProvider time,
+        IHostApplicationLifetime lifetime, CancellationToken cancellation)
     {
         Job job = await jobs.FindAsync(id, cancellation);
         var events = new ServerSentEvents(http.Response);

@@ -9,7 +9,9 @@ namespace Diptych.App.Http;
 /// <param name="loops">What goes on beside requests.</param>
 /// <param name="freeBytes">Free space of the disk that a folder is on; null where that cannot be told.</param>
 /// <param name="minFreeBytes">Below it writes are about to fail.</param>
-internal sealed class Readiness(IDocumentStore store, IReadOnlyList<BackgroundLoop> loops, string folder, Func<string, long?> freeBytes, long minFreeBytes, TimeProvider time)
+internal sealed class Readiness(
+    IDocumentStore store, IReadOnlyList<BackgroundLoop> loops, string folder, Func<string, long?> freeBytes, long minFreeBytes,
+    TimeProvider time)
 {
     private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(2);
 

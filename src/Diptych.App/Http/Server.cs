@@ -37,7 +37,12 @@ internal static class Server
         builder.Services.AddHostedService(s => s.GetRequiredService<JobRunner>());
         builder.Services.AddSingleton<JobService>();
         builder.Services.AddSingleton(s => new Readiness(
-            product.Store, [.. product.Store.Loops, .. s.GetRequiredService<JobRunner>().Loops], options.Data, Readiness.FreeBytes, (long)options.MinFreeMb << 20, time));
+            product.Store,
+            [.. product.Store.Loops, .. s.GetRequiredService<JobRunner>().Loops],
+            options.Data,
+            Readiness.FreeBytes,
+            (long)options.MinFreeMb << 20,
+            time));
         builder.Services.Configure<RouteHandlerOptions>(r => r.ThrowOnBadRequest = true);
         builder.Services.AddProblemDetails();
         Telemetry.Add(builder);
@@ -69,7 +74,8 @@ internal static class Server
         app.Use((http, next) => Terms.BeginAsync(http, next, time));
         app.MapOpenApi();
         app.MapGet("/healthz", () => TypedResults.Text("ok")).ExcludeFromDescription();
-        app.MapGet("/readyz", (Readiness readiness, CancellationToken cancellation) => readiness.AnswerAsync(cancellation)).ExcludeFromDescription();
+        app.MapGet("/readyz", (Readiness readiness, CancellationToken cancellation) => readiness.AnswerAsync(cancellation))
+            .ExcludeFromDescription();
         Endpoints.Map(app);
         OpenAiEndpoints.Map(app);
         InferenceEndpoints.Map(app);

@@ -10,7 +10,9 @@ namespace Diptych.App.Jobs;
 /// Works on the jobs in the store: items whose bytes are spooled go through ingestion in batches, URLs are fetched into the spool first.
 /// Every item is leased. A lease is renewed as long as this process lives, so that another node takes over where it does not.
 /// </summary>
-internal sealed partial class JobRunner(Product product, UrlSource urls, JobSignal signal, DiptychOptions options, IHostApplicationLifetime lifetime, TimeProvider time, ILogger<JobRunner> log) : BackgroundService
+internal sealed partial class JobRunner(
+    Product product, UrlSource urls, JobSignal signal, DiptychOptions options,
+    IHostApplicationLifetime lifetime, TimeProvider time, ILogger<JobRunner> log) : BackgroundService
 {
     /// <summary>Items that go through ingestion together: enough to keep its stages busy, few enough for jobs to take turns.</summary>
     private const int BatchItems = 64;

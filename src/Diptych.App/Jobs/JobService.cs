@@ -8,7 +8,8 @@ using Microsoft.Net.Http.Headers;
 namespace Diptych.App.Jobs;
 
 /// <summary>Takes in what is to be ingested: bytes are in the spool and the job is in the store when it is acknowledged.</summary>
-internal sealed partial class JobService(Product product, JobSignal signal, JobRunner runner, DiptychOptions options, TimeProvider time, ILogger<JobService> log)
+internal sealed partial class JobService(
+    Product product, JobSignal signal, JobRunner runner, DiptychOptions options, TimeProvider time, ILogger<JobService> log)
 {
     private const int MaxFieldBytes = 1 << 20, MaxUrls = 10_000;
 

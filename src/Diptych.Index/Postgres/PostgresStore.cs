@@ -71,9 +71,11 @@ public sealed partial class PostgresStore : IDocumentStore
     /// <param name="connectionString">Npgsql's key=value form, or a postgres:// address.</param>
     /// <exception cref="InvalidRequestException">The address is wrong, the server lacks pgvector, other models made its vectors, or a newer program wrote it.</exception>
     /// <exception cref="StoreUnavailableException">The server does not answer.</exception>
-    public static PostgresStore Open(string connectionString, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger<PostgresStore>? log = null)
+    public static PostgresStore Open(
+        string connectionString, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger<PostgresStore>? log = null)
     {
-        var store = new PostgresStore(PostgresAddress.ToConnectionString(connectionString), textSpace, crossSpace, time, log ?? NullLogger<PostgresStore>.Instance);
+        log ??= NullLogger<PostgresStore>.Instance;
+        var store = new PostgresStore(PostgresAddress.ToConnectionString(connectionString), textSpace, crossSpace, time, log);
         try
         {
             // Not tried again: whoever starts the program learns at once that the address is wrong.

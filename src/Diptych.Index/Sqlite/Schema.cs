@@ -96,10 +96,13 @@ internal static partial class Schema
         long version = (long)connection.Scalar("PRAGMA user_version")!;
         return version <= Version
             ? version
-            : throw new InvalidRequestException($"The database has schema version {version}; this program knows {Version}. Use a newer diptych, or another --data folder.");
+            : throw new InvalidRequestException(
+                $"The database has schema version {version}; this program knows {Version}. Use a newer diptych, or another --data folder.");
     }
 
-    /// <summary>Brings a database of an older version forward that nobody has open. What was is kept beside it, as a backup that names the version.</summary>
+    /// <summary>
+    /// Brings a database of an older version forward that nobody has open. What was is kept beside it, as a backup that names the version.
+    /// </summary>
     /// <exception cref="InvalidRequestException">A newer program wrote the database.</exception>
     /// <exception cref="StoreInUseException">Another process has it open.</exception>
     /// <exception cref="StorageFullException">There is no room for the copy; nothing was changed.</exception>
@@ -113,8 +116,9 @@ internal static partial class Schema
             }
         }
         using StoreLock alone = StoreLock.TryAlone(database) ?? throw new StoreInUseException(
-            $"{database} has an older schema, which this program brings forward, and another diptych has it open. Stop that, then start this again.");
-        using SqliteConnection connection = Connect(database);
+            $"{database} has an older schema, which this program brings forward, and another diptych has it open. "
+            + "Stop that, then start this again.");
+        using SqliteConnection connection = SqliteBackup.Unpooled(database, SqliteOpenMode.ReadWrite);
         long version = Check(connection);
         string copy = Path.ChangeExtension(database, $".schema-{version}.backup");
         for (int number = 2; File.Exists(copy); number++)
@@ -127,7 +131,10 @@ internal static partial class Schema
         }
         catch (Exception error) when (SqliteFault.IsFull(error) || StorageFullException.Is(error))
         {
-            throw new StorageFullException($"The schema of {database} is to be brought from {version} to {Version}, and its disk has no room for a copy before. Make room, and start again.", error);
+            throw new StorageFullException(
+                $"Before the schema of {database} is brought from {version} to {Version} it is copied, and its disk has no room for that. "
+                + "Make room, and start again.",
+                error);
         }
         Migrate(connection);
         LogMigrated(log, database, version, Version, copy);
@@ -135,18 +142,11 @@ internal static partial class Schema
 
     private static long Read(string database)
     {
-        using SqliteConnection connection = Connect(database);
+        using SqliteConnection connection = SqliteBackup.Unpooled(database, SqliteOpenMode.ReadWrite);
         return Check(connection);
     }
 
-    private static SqliteConnection Connect(string database)
-    {
-        var connection = new SqliteConnection(new SqliteConnectionStringBuilder { DataSource = database, Pooling = false, DefaultTimeout = 60 }.ToString());
-        connection.Open();
-        return connection;
-    }
-
-    [LoggerMessage(1, LogLevel.Warning, "The schema of {Database} was brought from version {From} to {To}; what was is kept as {Copy}, which an older diptych reads")]
+    [LoggerMessage(1, LogLevel.Warning, "The schema of {Database} was brought from version {From} to {To}; what was is kept as {Copy}")]
     private static partial void LogMigrated(ILogger log, string database, long from, int to, string copy);
 
     /// <exception cref="InvalidRequestException">A newer program wrote the database.</exception>

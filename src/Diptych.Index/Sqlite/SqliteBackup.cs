@@ -19,8 +19,8 @@ public static class SqliteBackup
     private static readonly byte[] Mark = "diptych backup 1"u8.ToArray();
 
     /// <summary>
-    /// Copies a database while it is read and written (SQLite's online backup), then reads the copy back: it must be sound and hold the same
-    /// content. The file has its name only when it is whole and on the disk.
+    /// Copies a database while it is read and written (SQLite's online backup), then reads the copy back: it must be sound and hold the
+    /// same content. The file has its name only when it is whole and on the disk.
     /// </summary>
     /// <param name="replace">Whether a file that is there may go.</param>
     /// <returns>The content's digest: SHA-256 over every row.</returns>
@@ -33,8 +33,7 @@ public static class SqliteBackup
             throw new InvalidRequestException($"There is no database at {database}.");
         }
         using StoreLock held = Share(database);
-        using var source = new SqliteConnection(new SqliteConnectionStringBuilder { DataSource = database, Pooling = false, DefaultTimeout = 60 }.ToString());
-        source.Open();
+        using SqliteConnection source = Unpooled(database, SqliteOpenMode.ReadWrite);
         return Make(source, file, replace);
     }
 
@@ -51,8 +50,7 @@ public static class SqliteBackup
             using (SqliteTransaction version = source.BeginTransaction(deferred: true))
             {
                 expected = Digest(source);
-                using var target = new SqliteConnection(new SqliteConnectionStringBuilder { DataSource = temporary, Pooling = false }.ToString());
-                target.Open();
+                using SqliteConnection target = Unpooled(temporary, SqliteOpenMode.ReadWriteCreate);
                 source.BackupDatabase(target);
                 // One file, with nothing beside it.
                 target.Execute("PRAGMA journal_mode = DELETE");
@@ -79,7 +77,7 @@ public static class SqliteBackup
     /// </summary>
     /// <param name="replace">Whether a database that is there may go.</param>
     /// <returns>The content's digest.</returns>
-    /// <exception cref="InvalidRequestException">There is a database already, or the file is no whole backup; nothing was changed.</exception>
+    /// <exception cref="InvalidRequestException">There is a database already, or the file is no whole backup: nothing changed.</exception>
     /// <exception cref="StoreInUseException">A process has the database open; nothing was changed.</exception>
     public static string Restore(string file, string database, bool replace)
     {
@@ -90,7 +88,8 @@ public static class SqliteBackup
         string folder = Path.GetDirectoryName(Path.GetFullPath(database))!;
         Directory.CreateDirectory(folder);
         using StoreLock alone = StoreLock.TryAlone(database)
-            ?? throw new StoreInUseException($"{database} is open in another diptych (a server, or a command that runs). Stop it, then restore.");
+            ?? throw new StoreInUseException(
+                $"{database} is open in another diptych (a server, or a command that runs). Stop it, then restore.");
         Finish(database);
         if (File.Exists(database) && !replace)
         {
@@ -139,7 +138,8 @@ public static class SqliteBackup
         }
     }
 
-    private static StoreInUseException BeingRestored(string database) => new($"A backup is being put in the place of {database}. Try again when that has ended.");
+    private static StoreInUseException BeingRestored(string database) =>
+        new($"A backup is being put in the place of {database}. Try again when that has ended.");
 
     /// <summary>Where a backup is copied to and verified; it does not count yet.</summary>
     private static string Unfinished(string database) => database + ".restoring";
@@ -149,7 +149,9 @@ public static class SqliteBackup
 
     private static bool IsPending(string database) => Directory.Exists(Unfinished(database)) || Directory.Exists(Finished(database));
 
-    /// <summary>Holding the lock alone: drops a copy that does not count, and puts one that does in its place. Every step may be done twice.</summary>
+    /// <summary>
+    /// Holding the lock alone: drops a copy that does not count, and puts one that does in its place. Every step may be done twice.
+    /// </summary>
     private static void Finish(string database)
     {
         Delete(Unfinished(database));
@@ -204,9 +206,7 @@ public static class SqliteBackup
         }
         try
         {
-            using var connection = new SqliteConnection(
-                new SqliteConnectionStringBuilder { DataSource = database, Mode = SqliteOpenMode.ReadWrite, Pooling = false, DefaultTimeout = 1 }.ToString());
-            connection.Open();
+            using SqliteConnection connection = Unpooled(database, SqliteOpenMode.ReadWrite, patienceSeconds: 1);
             connection.Execute("PRAGMA locking_mode = EXCLUSIVE");
             connection.Execute("BEGIN EXCLUSIVE; ROLLBACK");
         }
@@ -236,7 +236,8 @@ public static class SqliteBackup
         }
         if (Directory.Exists(file) || (File.Exists(file) && !replace))
         {
-            throw new InvalidRequestException($"{file} exists. Give another name{(Directory.Exists(file) ? "" : ", or --force to replace it")}.");
+            string force = Directory.Exists(file) ? "" : ", or --force to replace it";
+            throw new InvalidRequestException($"{file} exists. Give another name{force}.");
         }
     }
 
@@ -291,23 +292,41 @@ public static class SqliteBackup
     /// <exception cref="InvalidRequestException">A newer program wrote it.</exception>
     private static string Verify(string file)
     {
-        using var copy = new SqliteConnection(new SqliteConnectionStringBuilder { DataSource = file, Mode = SqliteOpenMode.ReadOnly, Pooling = false }.ToString());
-        copy.Open();
+        using SqliteConnection copy = Unpooled(file, SqliteOpenMode.ReadOnly);
         Schema.Check(copy);
         string[] faults = [.. copy.Rows("PRAGMA integrity_check").Select(r => r.GetString(0)).Where(m => m != "ok")];
         return faults.Length == 0 ? Digest(copy) : throw new SqliteException(faults[0], SqliteCorrupt);
     }
 
+    /// <summary>A connection that is gone when it is closed.</summary>
+    internal static SqliteConnection Unpooled(string file, SqliteOpenMode mode, int patienceSeconds = 60)
+    {
+        var settings = new SqliteConnectionStringBuilder { DataSource = file, Mode = mode, Pooling = false };
+        var connection = new SqliteConnection(settings.ToString()) { DefaultTimeout = patienceSeconds };
+        try
+        {
+            connection.Open();
+            return connection;
+        }
+        catch
+        {
+            connection.Dispose();
+            throw;
+        }
+    }
+
     private static string Digest(SqliteConnection connection)
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        foreach (string table in connection.Rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name").Select(r => r.GetString(0)).ToList())
+        const string tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name";
+        foreach (string table in connection.Rows(tables).Select(r => r.GetString(0)).ToList())
         {
             foreach (SqliteDataReader row in connection.Rows($"SELECT * FROM \"{table}\" ORDER BY 1"))
             {
                 for (int i = 0; i < row.FieldCount; i++)
                 {
-                    hash.AppendData(row.IsDBNull(i) ? [0] : row.GetValue(i) is byte[] bytes ? bytes : Encoding.UTF8.GetBytes(row.GetString(i)));
+                    hash.AppendData(
+                        row.IsDBNull(i) ? [0] : row.GetValue(i) is byte[] bytes ? bytes : Encoding.UTF8.GetBytes(row.GetString(i)));
                     hash.AppendData([31]);
                 }
             }

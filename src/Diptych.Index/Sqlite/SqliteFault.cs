@@ -11,20 +11,25 @@ public static class SqliteFault
     private const int Full = 13, Corrupt = 11, NotADatabase = 26, SharedMemorySize = 10 | (19 << 8);
 
     /// <summary>Whether an error says that there is no room left.</summary>
-    public static bool IsFull(Exception error) => error is SqliteException { SqliteErrorCode: Full } or SqliteException { SqliteExtendedErrorCode: SharedMemorySize };
+    public static bool IsFull(Exception error) =>
+        error is SqliteException { SqliteErrorCode: Full } or SqliteException { SqliteExtendedErrorCode: SharedMemorySize };
 
     /// <summary>Whether an error says that the file is damaged.</summary>
     public static bool IsDamage(Exception error) => error is SqliteException { SqliteErrorCode: Corrupt or NotADatabase };
 
     /// <summary>An error as one whose message says what to do; others as they are.</summary>
     public static Exception Told(Exception error, string database) =>
-        IsFull(error) ? new StorageFullException($"The disk of {database} is full. Nothing of this was stored; make room, and send it again.", error)
+        IsFull(error)
+            ? new StorageFullException($"The disk of {database} is full. Nothing of this was stored; make room, and send it again.", error)
         : IsDamage(error) ? Damaged(error, database)
         : error;
 
     /// <summary>The same of what was read at opening, where damage also shows as rows that cannot be.</summary>
     internal static Exception ToldAtOpen(Exception error, string database) =>
-        error is KeyNotFoundException or JsonException or FormatException or InvalidCastException or ArgumentException or OverflowException or IndexOutOfRangeException ? Damaged(error, database) : Told(error, database);
+        error is KeyNotFoundException or JsonException or FormatException or InvalidCastException or ArgumentException or OverflowException
+            or IndexOutOfRangeException
+            ? Damaged(error, database)
+            : Told(error, database);
 
     /// <summary>What to do about a damaged database, step by step.</summary>
     public static string Advice(string database)

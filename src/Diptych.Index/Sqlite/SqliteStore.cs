@@ -54,9 +54,10 @@ public sealed partial class SqliteStore : IDocumentStore
 
     /// <summary>Opens or creates the database, brings its schema forward (keeping a copy of what was) and loads the vectors.</summary>
     /// <exception cref="InvalidRequestException">Other models made its vectors, or a newer program wrote it.</exception>
-    /// <exception cref="StoreInUseException">A backup is being put in its place, or its schema is older and another process has it open.</exception>
+    /// <exception cref="StoreInUseException">A backup is being put in its place, or others have it open with an older schema.</exception>
     /// <exception cref="StoreDamagedException">The database is damaged; the message says what to do.</exception>
-    public static SqliteStore Open(string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger<SqliteStore>? log = null)
+    public static SqliteStore Open(
+        string path, EmbeddingSpace textSpace, EmbeddingSpace crossSpace, TimeProvider time, ILogger<SqliteStore>? log = null)
     {
         Directory.CreateDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
         log ??= NullLogger<SqliteStore>.Instance;
@@ -99,7 +100,8 @@ public sealed partial class SqliteStore : IDocumentStore
             lock (_writing)
             {
                 using SqliteTransaction transaction = _writer.BeginTransaction(deferred: false);
-                if (language is not null && LanguageOf(_writer, CollectionId(name, create: true, Language.Check(language))) is var has && has != language)
+                if (language is not null
+                    && LanguageOf(_writer, CollectionId(name, create: true, Language.Check(language))) is var has && has != language)
                 {
                     throw new InvalidRequestException($"The collection '{name}' is stemmed in {has}, not in {language}.");
                 }
@@ -227,7 +229,8 @@ public sealed partial class SqliteStore : IDocumentStore
         _lock.Dispose();
     }
 
-    private static string ConnectionString(string path) => new SqliteConnectionStringBuilder { DataSource = path, DefaultTimeout = 60 }.ToString();
+    private static string ConnectionString(string path) =>
+        new SqliteConnectionStringBuilder { DataSource = path, DefaultTimeout = 60 }.ToString();
 
     /// <summary>Ends the connections that wait to be used again: the file may be replaced once the store is closed.</summary>
     private static void ClearPool(string path)

@@ -33,7 +33,8 @@ public sealed partial class RemoteServer : IDisposable
 
     /// <param name="name">For messages.</param>
     /// <param name="isWell">Asks the server, at no cost, whether it would answer; null leaves that to a request.</param>
-    public RemoteServer(string name, TimeProvider time, Func<CancellationToken, Task<bool>>? isWell = null, int seed = 1, ILogger<RemoteServer>? log = null)
+    public RemoteServer(
+        string name, TimeProvider time, Func<CancellationToken, Task<bool>>? isWell = null, int seed = 1, ILogger<RemoteServer>? log = null)
     {
         (Name, _time, _isWell, _jitter, _log) = (name, time, isWell, new Random(seed), log ?? NullLogger<RemoteServer>.Instance);
         _circuit = new ResiliencePipelineBuilder { TimeProvider = time }.AddCircuitBreaker(new CircuitBreakerStrategyOptions

@@ -23,7 +23,8 @@ public sealed class ReadinessTests : IDisposable
         bool fails = true;
         var begun = new SemaphoreSlim(0);
         using var stop = new CancellationTokenSource();
-        var loop = new BackgroundLoop("counting", c => fails ? throw new InvalidOperationException("no more numbers") : Wait(c), time, NullLogger.Instance);
+        var loop = new BackgroundLoop(
+            "counting", c => fails ? throw new InvalidOperationException("no more numbers") : Wait(c), time, NullLogger.Instance);
         var readiness = new Readiness(store, [.. store.Loops, loop], _directory, _ => free, 100, TimeProvider.System);
         Assert.Empty(await readiness.FaultsAsync(TestContext.Current.CancellationToken));
         free = 99;
@@ -35,7 +36,8 @@ public sealed class ReadinessTests : IDisposable
         {
             await Task.Yield();
         }
-        Assert.Contains("no more numbers", Assert.Single(await readiness.FaultsAsync(TestContext.Current.CancellationToken)), StringComparison.Ordinal);
+        fault = Assert.Single(await readiness.FaultsAsync(TestContext.Current.CancellationToken));
+        Assert.Contains("no more numbers", fault, StringComparison.Ordinal);
         fails = false;
         while (begun.CurrentCount == 0)
         {

@@ -49,7 +49,8 @@ public sealed class SqliteBackupTests : IDisposable
         // A backup that was killed left this; another's may still be written.
         File.WriteAllText($"{Backup}.{int.MaxValue}.part", "half");
         File.WriteAllText($"{Backup}.1.part", "being written");
-        Assert.Contains("--force", Assert.Throws<InvalidRequestException>(() => SqliteBackup.Make(Database, Backup, replace: false)).Message, StringComparison.Ordinal);
+        string said = Assert.Throws<InvalidRequestException>(() => SqliteBackup.Make(Database, Backup, replace: false)).Message;
+        Assert.Contains("--force", said, StringComparison.Ordinal);
         Assert.Equal("precious", File.ReadAllText(Backup));
         SqliteBackup.Make(Database, Backup, replace: true);
         Assert.Equal([$"{Backup}.1.part"], Directory.GetFiles(_directory, "*.part"));
@@ -84,7 +85,8 @@ public sealed class SqliteBackupTests : IDisposable
         {
             other.Open();
             other.Execute("SELECT count(*) FROM documents");
-            Assert.Contains("another program", Assert.Throws<StoreInUseException>(() => SqliteBackup.Restore(Backup, Database, replace: true)).Message, StringComparison.Ordinal);
+            string told = Assert.Throws<StoreInUseException>(() => SqliteBackup.Restore(Backup, Database, replace: true)).Message;
+            Assert.Contains("another program", told, StringComparison.Ordinal);
         }
         Assert.Equal(4, Count());
         SqliteBackup.Restore(Backup, Database, replace: true);
@@ -100,11 +102,14 @@ public sealed class SqliteBackupTests : IDisposable
         {
             more.Commit([Document(99)]);
         }
-        Assert.Contains("--force", Assert.Throws<InvalidRequestException>(() => SqliteBackup.Restore(Backup, Database, replace: false)).Message, StringComparison.Ordinal);
-        Assert.Contains("no file", Assert.Throws<InvalidRequestException>(() => SqliteBackup.Restore(Backup + "x", Database, replace: true)).Message, StringComparison.Ordinal);
+        string said = Assert.Throws<InvalidRequestException>(() => SqliteBackup.Restore(Backup, Database, replace: false)).Message;
+        Assert.Contains("--force", said, StringComparison.Ordinal);
+        said = Assert.Throws<InvalidRequestException>(() => SqliteBackup.Restore(Backup + "x", Database, replace: true)).Message;
+        Assert.Contains("no file", said, StringComparison.Ordinal);
         byte[] sound = File.ReadAllBytes(Backup);
         var random = new Random(5);
-        int[] places = [0, 18, 100, sound.Length - 1, sound.Length - 33, sound.Length - 48, .. Enumerable.Range(0, 60).Select(_ => random.Next(sound.Length))];
+        int[] ends = [0, 18, 100, sound.Length - 1, sound.Length - 33, sound.Length - 48];
+        int[] places = [.. ends, .. Enumerable.Range(0, 60).Select(_ => random.Next(sound.Length))];
         foreach (int place in places)
         {
             byte[] damaged = [.. sound];
@@ -161,7 +166,9 @@ public sealed class SqliteBackupTests : IDisposable
         float[] text = new float[8], cross = new float[4];
         text[number % 8] = cross[number % 4] = 1;
         return new IngestedDocument(
-            new Document { Collection = "c", Source = $"doc{number}", ContentHash = $"{number}", MediaType = "text/plain", Title = $"doc{number}" }, $"text {number}", null,
+            new Document { Collection = "c", Source = $"doc{number}", ContentHash = $"{number}", MediaType = "text/plain", Title = "t" },
+            $"text {number}",
+            null,
             [new IngestedPassage(new Passage { Modality = Modality.Text, Text = $"text {number}" }, text, cross)]);
     }
 

@@ -43,7 +43,8 @@ public sealed class SqliteMigrationTests : IDisposable
         MakeOlder();
         using (StoreLock? other = StoreLock.TryShare(Database))
         {
-            Assert.Contains("Stop that", Assert.Throws<StoreInUseException>(() => SqliteBackupTests.Open(Database)).Message, StringComparison.Ordinal);
+            string said = Assert.Throws<StoreInUseException>(() => SqliteBackupTests.Open(Database)).Message;
+            Assert.Contains("Stop that", said, StringComparison.Ordinal);
         }
         Assert.Equal(Schema.Version - 1L, Version(Database));
         Assert.Empty(Directory.GetFiles(_directory, "*.backup*"));
@@ -55,7 +56,8 @@ public sealed class SqliteMigrationTests : IDisposable
         SqliteBackupTests.Open(Database).Dispose();
         Execute($"PRAGMA user_version = {Schema.Version + 1}");
         byte[] before = File.ReadAllBytes(Database);
-        Assert.Contains("newer diptych", Assert.Throws<InvalidRequestException>(() => SqliteBackupTests.Open(Database)).Message, StringComparison.Ordinal);
+        string said = Assert.Throws<InvalidRequestException>(() => SqliteBackupTests.Open(Database)).Message;
+        Assert.Contains("newer diptych", said, StringComparison.Ordinal);
         Assert.Equal(before, File.ReadAllBytes(Database));
     }
 
