@@ -1,3 +1,4 @@
+using Diptych.App.Http;
 using Diptych.Core;
 using Diptych.Index;
 using Diptych.Index.Postgres;
@@ -54,9 +55,13 @@ public sealed class PostgresStoreTests(PostgresServer server) : DocumentStoreCon
     public async Task A_database_that_stays_away_is_a_clear_error()
     {
         using IDocumentStore store = Open();
+        var readiness = new Readiness(store, store.Loops, Path.GetTempPath(), _ => null, 0, TimeProvider.System);
+        Assert.Empty(await readiness.FaultsAsync(TestContext.Current.CancellationToken));
         await server.StopAsync(server.Port);
         try
         {
+            string fault = Assert.Single(await readiness.FaultsAsync(TestContext.Current.CancellationToken));
+            Assert.StartsWith("store: ", fault, StringComparison.Ordinal);
             Assert.Contains("PostgreSQL does not answer", Assert.Throws<StoreUnavailableException>(() => store.Documents("c")).Message, StringComparison.Ordinal);
         }
         finally
@@ -64,6 +69,7 @@ public sealed class PostgresStoreTests(PostgresServer server) : DocumentStoreCon
             await server.StartAsync(server.Port);
         }
         Assert.Empty(store.Documents("c"));
+        Assert.Empty(await readiness.FaultsAsync(TestContext.Current.CancellationToken));
     }
 
     [Fact]

@@ -164,6 +164,8 @@ public static class SqliteBackup
             }
             Delete(Path.ChangeExtension(database, ".graphs"));
             Delete(Path.ChangeExtension(database, ".words"));
+            // The old log is gone for good before the new database stands where SQLite would play it in.
+            Durable.FlushFolder(Path.GetDirectoryName(Path.GetFullPath(database))!);
             Durable.Rename(copy, database, replace: true);
         }
         Delete(Finished(database));
