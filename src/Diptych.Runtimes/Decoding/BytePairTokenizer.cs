@@ -138,16 +138,20 @@ public sealed partial class BytePairTokenizer
     public static BytePairTokenizer FromGguf(GgufFile file)
     {
         bool pieces = file.String("tokenizer.ggml.model") == "llama";
-        int? begin = (file.Flag("tokenizer.ggml.add_bos_token") ?? pieces) && file.Number("tokenizer.ggml.bos_token_id") is { } id ? (int)id : null;
-        if (pieces && file.List("tokenizer.ggml.tokens") is { } texts && file.List("tokenizer.ggml.scores") is { } scores && file.List("tokenizer.ggml.token_type") is { } kinds)
+        string[] tokens = Texts(file, "tokenizer.ggml.tokens");
+        int? begin = (file.Flag("tokenizer.ggml.add_bos_token") ?? pieces) ? Id(file, "tokenizer.ggml.bos_token_id", tokens.Length) : null;
+        _ = Id(file, "tokenizer.ggml.eos_token_id", tokens.Length);
+        if (pieces)
         {
-            return OfScores([.. texts.Cast<string>()], [.. scores.Select(s => Convert.ToSingle(s, CultureInfo.InvariantCulture))], [.. kinds.Select(k => Convert.ToInt32(k, CultureInfo.InvariantCulture))], file.Flag("tokenizer.ggml.add_space_prefix") ?? true, begin);
+            float[] scores = Numbers(file, "tokenizer.ggml.scores", tokens.Length) ?? throw new InvalidDataException($"{file.Path} lacks tokenizer.ggml.scores.");
+            float[] kinds = Numbers(file, "tokenizer.ggml.token_type", tokens.Length) ?? throw new InvalidDataException($"{file.Path} lacks tokenizer.ggml.token_type.");
+            return OfScores(tokens, scores, [.. kinds.Select(k => (int)k)], file.Flag("tokenizer.ggml.add_space_prefix") ?? true, begin);
         }
-        if (file.String("tokenizer.ggml.model") != "gpt2" || file.List("tokenizer.ggml.tokens") is not { } tokens || file.List("tokenizer.ggml.merges") is not { } merges)
+        if (file.String("tokenizer.ggml.model") != "gpt2")
         {
             throw new InvalidDataException($"{file.Path}: tokenizers of kind '{file.String("tokenizer.ggml.model")}' are not read; byte-level ones (gpt2) and SentencePiece's byte pairs (llama) are.");
         }
-        var types = file.List("tokenizer.ggml.token_type");
+        float[]? types = Numbers(file, "tokenizer.ggml.token_type", tokens.Length);
         string cut = file.String("tokenizer.ggml.pre") switch
         {
             "smollm" => SmolLm,
@@ -156,8 +160,24 @@ public sealed partial class BytePairTokenizer
             "qwen2" => Qwen,
             var other => throw new InvalidDataException($"{file.Path}: the cut '{other}' is not known."),
         };
-        return Of([.. tokens.Cast<string>()], [.. merges.Cast<string>()], cut, i => types is not null && Convert.ToInt32(types[i], CultureInfo.InvariantCulture) is 3 or 4, begin);
+        return Of(tokens, Texts(file, "tokenizer.ggml.merges"), cut, i => types?[i] is 3 or 4, begin);
     }
+
+    /// <summary>Of a token or a merge: every way to cut one is looked at.</summary>
+    private const int MostCharacters = 4096;
+
+    private static string[] Texts(GgufFile file, string key) => file.List(key) is { } list && list.All(t => t is string { Length: <= MostCharacters }) ? [.. list.Cast<string>()]
+        : throw new InvalidDataException($"{file.Path}: {key} is {file.Show(key)}, and must be a list of texts of up to {MostCharacters} characters.");
+
+    /// <returns>Null where the file has none.</returns>
+    private static float[]? Numbers(GgufFile file, string key, int count) => !file.Keys.Contains(key) ? null
+        : file.List(key) is { } list && list.Count == count && list.All(n => n is not (string or bool)) ? [.. list.Select(n => Convert.ToSingle(n, CultureInfo.InvariantCulture))]
+        : throw new InvalidDataException($"{file.Path}: {key} is {file.Show(key)}, and must be a list of {count} numbers, one a token.");
+
+    /// <returns>Null where the file has none.</returns>
+    private static int? Id(GgufFile file, string key, int count) => !file.Keys.Contains(key) ? null
+        : file.Number(key) is { } id && id >= 0 && id < count && id == Math.Floor(id) ? (int)id
+        : throw new InvalidDataException($"{file.Path}: {key} is {file.Show(key)}, which is none of its {count} tokens.");
 
     /// <summary>Reads a tokenizer.json whose model is byte pair encoding.</summary>
     /// <exception cref="InvalidDataException">It is of a kind that is not read.</exception>

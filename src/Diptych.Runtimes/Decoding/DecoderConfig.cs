@@ -85,7 +85,7 @@ public sealed record DecoderConfig
                 Width = width,
                 Heads = heads,
                 KeyValueHeads = c.TryGetProperty("num_key_value_heads", out JsonElement kv) && kv.ValueKind == JsonValueKind.Number ? kv.GetInt32() : heads,
-                HeadWidth = c.TryGetProperty("head_dim", out JsonElement head) && head.ValueKind == JsonValueKind.Number ? head.GetInt32() : width / heads,
+                HeadWidth = c.TryGetProperty("head_dim", out JsonElement head) && head.ValueKind == JsonValueKind.Number ? head.GetInt32() : heads > 0 ? width / heads : 0,
                 InnerWidth = c.GetProperty(type.StartsWith("llama4", StringComparison.Ordinal) ? "intermediate_size_mlp" : "intermediate_size").GetInt32(),
                 RopeInterleaved = type.StartsWith("llama4", StringComparison.Ordinal),
                 Llama4 = type.StartsWith("llama4", StringComparison.Ordinal) ? Llama4Additions.Of(c, imageToken, vision) : null,
@@ -118,30 +118,46 @@ public sealed record DecoderConfig
         {
             throw new InvalidDataException($"{file.Path}: models of architecture '{architecture}' cannot be run. Those of llama, qwen2 and qwen3 can.");
         }
-        double Need(string name) => file.Number($"{architecture}.{name}") ?? throw new InvalidDataException($"{file.Path} lacks {architecture}.{name}.");
-        int heads = (int)Need("attention.head_count"), width = (int)Need("embedding_length");
+        int? Whole(string name, int most) => !file.Keys.Contains($"{architecture}.{name}") ? null
+            : file.Number($"{architecture}.{name}") is { } number && number >= 1 && number <= most && number == Math.Floor(number) ? (int)number
+            : throw new InvalidDataException($"{file.Path}: {architecture}.{name} is {file.Show($"{architecture}.{name}")}, and must be a whole number from 1 to {most}.");
+        int Need(string name, int most) => Whole(name, most) ?? throw new InvalidDataException($"{file.Path} lacks {architecture}.{name}.");
+        float Positive(string name, double? otherwise) => (file.Keys.Contains($"{architecture}.{name}") ? file.Number($"{architecture}.{name}") : otherwise) is { } value && (float)value > 0 && float.IsFinite((float)value) ? (float)value
+            : throw new InvalidDataException($"{file.Path}: {architecture}.{name} is {file.Show($"{architecture}.{name}")}, and must be a number above 0.");
+        int heads = Need("attention.head_count", MostHeads), width = Need("embedding_length", MostWidth), shared = Whole("attention.head_count_kv", MostHeads) ?? heads;
+        if (heads % shared != 0)
+        {
+            throw new InvalidDataException($"{file.Path}: {architecture}.attention.head_count_kv is {shared}, which does not divide {architecture}.attention.head_count, {heads}.");
+        }
+        int? headWidth = Whole("attention.key_length", MostHeadWidth);
+        if (headWidth is null && width % heads != 0)
+        {
+            throw new InvalidDataException($"{file.Path}: {architecture}.attention.head_count is {heads}, which does not divide {architecture}.embedding_length, {width}.");
+        }
         return new DecoderConfig
         {
             Architecture = architecture,
-            Layers = (int)Need("block_count"),
+            Layers = Need("block_count", MostLayers),
             Width = width,
             Heads = heads,
-            KeyValueHeads = (int)(file.Number($"{architecture}.attention.head_count_kv") ?? heads),
-            HeadWidth = (int)(file.Number($"{architecture}.attention.key_length") ?? width / heads),
-            InnerWidth = (int)Need("feed_forward_length"),
+            KeyValueHeads = shared,
+            HeadWidth = headWidth ?? width / heads,
+            InnerWidth = Need("feed_forward_length", MostInnerWidth),
             Vocabulary = file.Tensors.TryGetValue("token_embd.weight", out StoredTensor? embedding) ? embedding.Shape[0] : throw new InvalidDataException($"{file.Path} lacks token_embd.weight."),
-            MaxTokens = (int)Need("context_length"),
-            NormEpsilon = (float)Need("attention.layer_norm_rms_epsilon"),
-            RopeTheta = (float)(file.Number($"{architecture}.rope.freq_base") ?? 10000),
+            MaxTokens = Need("context_length", int.MaxValue),
+            NormEpsilon = Positive("attention.layer_norm_rms_epsilon", null),
+            RopeTheta = Positive("rope.freq_base", 10000),
             RopeInterleaved = architecture == "llama",
-            Window = (int?)file.Number($"{architecture}.attention.sliding_window"),
+            Window = file.Number($"{architecture}.attention.sliding_window") is 0 ? null : Whole("attention.sliding_window", int.MaxValue),
             EndTokens = file.Number("tokenizer.ggml.eos_token_id") is { } end ? [(int)end] : [],
         }.Check(file.Path);
     }
 
+    private const int MostLayers = 1024, MostWidth = 1 << 16, MostHeads = 1024, MostHeadWidth = 1024, MostInnerWidth = 1 << 18;
+
     private DecoderConfig Check(string path) =>
-        Layers is < 1 or > 1024 || Width is < 1 or > 1 << 16 || Heads is < 1 or > 1024 || KeyValueHeads < 1 || Heads % KeyValueHeads != 0 || HeadWidth is < 2 or > 1024 || HeadWidth % 2 != 0
-            || InnerWidth is < 1 or > 1 << 18 || Window is < 1 || Vocabulary is < 1 or > 1 << 22 || MaxTokens < 1
+        Layers is < 1 or > MostLayers || Width is < 1 or > MostWidth || Heads is < 1 or > MostHeads || KeyValueHeads < 1 || Heads % KeyValueHeads != 0 || HeadWidth is < 2 or > MostHeadWidth || HeadWidth % 2 != 0
+            || InnerWidth is < 1 or > MostInnerWidth || Window is < 1 || Vocabulary is < 1 or > 1 << 22 || MaxTokens < 1 || !(NormEpsilon > 0) || !(RopeTheta > 0) || !float.IsFinite(RopeTheta)
             ? throw new InvalidDataException($"{path}: these shapes cannot be a decoder's: {this}")
             : this;
 }
