@@ -7,29 +7,35 @@ public sealed unsafe partial class Decoder
 {
     /// <summary>Opens a GGUF file, or a directory in Hugging Face's layout (config.json and safetensors, sharded or not).</summary>
     /// <exception cref="InvalidDataException">It is no model that can be run; the message says what is wrong with it.</exception>
-    public static Decoder Open(string path, WeightFormat format = WeightFormat.AsStored)
+    public static Decoder Open(string path, WeightFormat format = WeightFormat.AsStored) =>
+        Read(path, (config, names, find, fileOf) => new Decoder(config, find, fileOf, names, format));
+
+    /// <summary>Reads all but the weights.</summary>
+    /// <exception cref="InvalidDataException">It is no model that can be run; the message says what is wrong with it.</exception>
+    public static void Check(string path) => Read(path, (_, _, _, _) => true);
+
+    private static T Read<T>(string path, Func<DecoderConfig, TensorNames, Func<string, StoredTensor?>, Func<string, TensorFile>, T> use)
     {
         if (File.Exists(path))
         {
             using var file = new GgufFile(path);
-            return new Decoder(
-                DecoderConfig.FromGguf(file), n => file.Tensors.GetValueOrDefault(n), _ => file, (l, m) => $"blk.{l}.{GgufNames[m]}.weight",
-                "token_embd.weight", "output.weight", "output_norm.weight", format);
+            var shapes = DecoderConfig.FromGguf(file);
+            var names = TensorNames.Gguf(shapes);
+            DecoderTensors.Check(path, shapes, names, file.Tensors.Keys, n => file.Tensors.TryGetValue(n, out StoredTensor? tensor) ? (tensor, file) : null);
+            return use(shapes, names, n => file.Tensors.GetValueOrDefault(n), _ => file);
         }
         string config = System.IO.Path.Combine(path, "config.json");
         if (!File.Exists(config))
         {
             throw new InvalidDataException($"{path} is neither a GGUF file nor a directory with config.json.");
         }
+        var described = DecoderConfig.FromJson(config);
         Dictionary<string, TensorFile> files = Files(path);
         try
         {
-            DecoderConfig shapes = DecoderConfig.FromJson(config);
-            string prefix = files.ContainsKey("language_model.model.embed_tokens.weight") ? "language_model." : "", feed = shapes.Llama4 is null ? "mlp" : "feed_forward";
-            return new Decoder(
-                shapes, n => files.GetValueOrDefault(n)?.Tensors[n], n => files[n],
-                (l, m) => $"{prefix}model.layers.{l}." + (m == "feed_forward" ? m : m is "q_norm" or "k_norm" ? $"self_attn.{m}.weight" : m.EndsWith("proj", StringComparison.Ordinal) ? $"{(m is "gate_proj" or "up_proj" or "down_proj" ? feed : "self_attn")}.{m}.weight" : $"{m}.weight"),
-                $"{prefix}model.embed_tokens.weight", $"{prefix}lm_head.weight", $"{prefix}model.norm.weight", format);
+            var names = TensorNames.HuggingFace(described, files.ContainsKey("language_model.model.embed_tokens.weight"));
+            DecoderTensors.Check(path, described, names, files.Keys, n => files.TryGetValue(n, out TensorFile? file) ? (file.Tensors[n], file) : null);
+            return use(described, names, n => files.GetValueOrDefault(n)?.Tensors[n], n => files[n]);
         }
         finally
         {
@@ -68,21 +74,6 @@ public sealed unsafe partial class Decoder
         }
     }
 
-    private static readonly Dictionary<string, string> GgufNames = new(StringComparer.Ordinal)
-    {
-        ["input_layernorm"] = "attn_norm",
-        ["q_proj"] = "attn_q",
-        ["k_proj"] = "attn_k",
-        ["v_proj"] = "attn_v",
-        ["o_proj"] = "attn_output",
-        ["post_attention_layernorm"] = "ffn_norm",
-        ["gate_proj"] = "ffn_gate",
-        ["up_proj"] = "ffn_up",
-        ["down_proj"] = "ffn_down",
-        ["q_norm"] = "attn_q_norm",
-        ["k_norm"] = "attn_k_norm",
-    };
-
     /// <summary>By tensor's name: the file that holds it, of a directory's one or several.</summary>
     internal static Dictionary<string, TensorFile> Files(string directory)
     {
@@ -92,6 +83,11 @@ public sealed unsafe partial class Decoder
             foreach (string shard in Shards(directory))
             {
                 var file = new SafeTensorsFile(shard);
+                if (file.Tensors.Keys.FirstOrDefault(files.ContainsKey) is { } twice)
+                {
+                    file.Dispose();
+                    throw new InvalidDataException($"{directory}: there are two tensors '{twice}'.");
+                }
                 foreach (string tensor in file.Tensors.Keys)
                 {
                     files[tensor] = file;
@@ -117,7 +113,15 @@ public sealed unsafe partial class Decoder
             string single = System.IO.Path.Combine(directory, "model.safetensors");
             return File.Exists(single) ? [single] : throw new InvalidDataException($"{directory} has no model.safetensors.");
         }
-        using var json = JsonDocument.Parse(File.ReadAllBytes(index));
-        return [.. json.RootElement.GetProperty("weight_map").EnumerateObject().Select(e => System.IO.Path.GetFileName(e.Value.GetString()!)).Distinct(StringComparer.Ordinal).Select(f => System.IO.Path.Combine(directory, f))];
+        try
+        {
+            using var json = JsonDocument.Parse(File.ReadAllBytes(index));
+            string[] shards = [.. json.RootElement.GetProperty("weight_map").EnumerateObject().Select(e => System.IO.Path.GetFileName(e.Value.GetString()!)).Distinct(StringComparer.Ordinal).Select(f => System.IO.Path.Combine(directory, f))];
+            return Array.Find(shards, s => !File.Exists(s)) is { } missing ? throw new InvalidDataException($"{index} names {System.IO.Path.GetFileName(missing)}, which is not there.") : shards;
+        }
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or ArgumentException)
+        {
+            throw new InvalidDataException($"{index} does not say where tensors are: {error.Message}", error);
+        }
     }
 }

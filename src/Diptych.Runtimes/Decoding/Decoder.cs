@@ -23,7 +23,7 @@ public sealed unsafe partial class Decoder : IDisposable
     private readonly float[] _frequencies;
     private readonly List<WeightMatrix> _all = [];
 
-    private Decoder(DecoderConfig config, Func<string, StoredTensor?> find, Func<string, TensorFile> fileOf, Func<int, string, string> name, string embedding, string head, string norm, WeightFormat format)
+    private Decoder(DecoderConfig config, Func<string, StoredTensor?> find, Func<string, TensorFile> fileOf, TensorNames names, WeightFormat format)
     {
         Config = config;
         WeightMatrix Matrix(string tensor, int rows, int columns)
@@ -46,31 +46,31 @@ public sealed unsafe partial class Decoder : IDisposable
             : stored.Count == count ? fileOf(tensor).Floats(stored) : throw new InvalidDataException($"'{tensor}' has {stored.Count} numbers, and should have {count}.");
         try
         {
-            _embedding = Matrix(embedding, config.Vocabulary, config.Width);
-            _head = find(head) is null ? _embedding : Matrix(head, config.Vocabulary, config.Width);
-            _lastNorm = Vector(norm);
+            _embedding = Matrix(names.Embedding, config.Vocabulary, config.Width);
+            _head = find(names.Head) is null || config.Tied == true ? _embedding : Matrix(names.Head, config.Vocabulary, config.Width);
+            _lastNorm = Vector(names.Norm);
             _layers = [.. Enumerable.Range(0, config.Layers).Select(l =>
             {
                 WeightMatrix Of(string module)
                 {
                     (int rows, int columns) = Shape(config, module);
-                    return Matrix(name(l, module), rows, columns);
+                    return Matrix(names.Module(l, module), rows, columns);
                 }
-                float[]? Bias(string module) => Optional(name(l, module).Replace(".weight", ".bias", StringComparison.Ordinal), Shape(config, module).Rows);
+                float[]? Bias(string module) => Optional(names.Bias(l, module), Shape(config, module).Rows);
                 return new Layer(
-                    Vector(name(l, "input_layernorm")), Of("q_proj"), Of("k_proj"), Of("v_proj"), Of("o_proj"), Vector(name(l, "post_attention_layernorm")),
+                    Vector(names.Module(l, "input_layernorm")), Of("q_proj"), Of("k_proj"), Of("v_proj"), Of("o_proj"), Vector(names.Module(l, "post_attention_layernorm")),
                     config.Llama4?.HasExperts[l] == true ? Experts(l) : new DenseFeedForward(Of("gate_proj"), Of("up_proj"), Of("down_proj")))
                 {
                     Biases = [Bias("q_proj"), Bias("k_proj"), Bias("v_proj"), Bias("o_proj")],
-                    QueryNorm = Optional(name(l, "q_norm"), config.HeadWidth),
-                    KeyNorm = Optional(name(l, "k_norm"), config.HeadWidth),
+                    QueryNorm = Optional(names.Module(l, "q_norm"), config.HeadWidth),
+                    KeyNorm = Optional(names.Module(l, "k_norm"), config.HeadWidth),
                 };
             })];
 
             FeedForward Experts(int layer)
             {
                 Llama4Additions added = config.Llama4!;
-                string at = name(layer, "feed_forward");
+                string at = names.Module(layer, "feed_forward");
                 return new ExpertFeedForward(
                     Matrix($"{at}.router.weight", added.Experts, config.Width),
                     new DenseFeedForward(
@@ -117,10 +117,16 @@ public sealed unsafe partial class Decoder : IDisposable
             Dispose();
             throw;
         }
+        float[]? factors = names.RopeFactors is { } divided ? Optional(divided, config.HeadWidth / 2) : null;
+        if (factors is not null && !factors.All(f => f > 0 && float.IsFinite(f)))
+        {
+            Dispose();
+            throw new InvalidDataException($"'{names.RopeFactors}' has a factor that is not above 0.");
+        }
         _frequencies = [.. Enumerable.Range(0, config.HeadWidth / 2).Select(i =>
         {
             float frequency = MathF.Pow(config.RopeTheta, -2f * i / config.HeadWidth);
-            return config.Scaling?.Apply(frequency) ?? frequency;
+            return (config.Scaling?.Apply(frequency) ?? frequency) / (factors?[i] ?? 1);
         })];
     }
 

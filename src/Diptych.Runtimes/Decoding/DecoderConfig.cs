@@ -37,6 +37,12 @@ public sealed record DecoderConfig
     /// <summary>Tokens that a token sees, itself among them (Mistral); null for all before it.</summary>
     public int? Window { get; init; }
 
+    /// <summary>Whether the head is the embedding; null where the file says it by having one or not.</summary>
+    public bool? Tied { get; init; }
+
+    /// <summary>Matrices of attention with biases, by their names in Hugging Face's layout; null for those that the file has.</summary>
+    public IReadOnlyList<string>? Biased { get; init; }
+
     /// <summary>What Llama 4 adds; null for its forebears.</summary>
     public Llama4Additions? Llama4 { get; init; }
 
@@ -69,18 +75,23 @@ public sealed record DecoderConfig
             {
                 throw new InvalidDataException($"{path}: sliding windows in some layers only (use_sliding_window) cannot be run.");
             }
+            JsonElement whole = c;
             int? imageToken = c.TryGetProperty("image_token_index", out JsonElement image) ? image.GetInt32() : null;
             JsonElement vision = c.TryGetProperty("vision_config", out JsonElement eye) ? eye : default;
             c = c.TryGetProperty("text_config", out JsonElement text) ? text : c;
             int heads = c.GetProperty("num_attention_heads").GetInt32(), width = c.GetProperty("hidden_size").GetInt32();
             JsonElement rope = c.TryGetProperty("rope_parameters", out JsonElement parameters) && parameters.ValueKind == JsonValueKind.Object ? parameters
                 : c.TryGetProperty("rope_scaling", out JsonElement scaling) && scaling.ValueKind == JsonValueKind.Object ? scaling : default;
+            float NeedRope(string name) => Float(rope, name, 0) is var value && value > 0 && float.IsFinite(value) ? value : throw new InvalidDataException($"{path}: rotary embeddings of type '{rope.GetProperty(rope.TryGetProperty("rope_type", out _) ? "rope_type" : "type")}' need {name}, a number above 0.");
+            bool Is(string name) => (c.TryGetProperty(name, out JsonElement flag) || whole.TryGetProperty(name, out flag)) && flag.ValueKind == JsonValueKind.True;
             float Float(JsonElement from, string name, float otherwise) =>
                 from.ValueKind == JsonValueKind.Object && from.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.Number ? value.GetSingle() : otherwise;
             string ropeType = rope.ValueKind == JsonValueKind.Object && (rope.TryGetProperty("rope_type", out JsonElement kind) || rope.TryGetProperty("type", out kind)) ? kind.GetString()! : "default";
-            return new DecoderConfig
+            var config = new DecoderConfig
             {
                 Architecture = type,
+                Tied = Is("tie_word_embeddings"),
+                Biased = type == "qwen2" ? ["q_proj", "k_proj", "v_proj"] : Is("attention_bias") ? ["q_proj", "k_proj", "v_proj", "o_proj"] : [],
                 Layers = c.GetProperty("num_hidden_layers").GetInt32(),
                 Width = width,
                 Heads = heads,
@@ -97,12 +108,18 @@ public sealed record DecoderConfig
                 Scaling = ropeType switch
                 {
                     "default" => null,
-                    "linear" => new RopeScaling(Float(rope, "factor", 1), 0, 0, 0),
-                    "llama3" => new RopeScaling(Float(rope, "factor", 8), Float(rope, "low_freq_factor", 1), Float(rope, "high_freq_factor", 4), Float(rope, "original_max_position_embeddings", 8192)),
+                    "linear" => new RopeScaling(NeedRope("factor"), 0, 0, 0),
+                    "llama3" => new RopeScaling(NeedRope("factor"), NeedRope("low_freq_factor"), NeedRope("high_freq_factor"), NeedRope("original_max_position_embeddings")),
                     _ => throw new InvalidDataException($"{path}: rotary embeddings of type '{ropeType}' cannot be run."),
                 },
                 EndTokens = c.TryGetProperty("eos_token_id", out JsonElement end) ? end.ValueKind == JsonValueKind.Array ? [.. end.EnumerateArray().Select(e => e.GetInt32())] : end.ValueKind == JsonValueKind.Number ? [end.GetInt32()] : [] : [],
             }.Check(path);
+            DecoderSettings.Check(path, c, config);
+            if (c.GetRawText() != whole.GetRawText())
+            {
+                DecoderSettings.Check(path, whole, config);
+            }
+            return config;
         }
         catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
         {
@@ -134,7 +151,7 @@ public sealed record DecoderConfig
         {
             throw new InvalidDataException($"{file.Path}: {architecture}.attention.head_count is {heads}, which does not divide {architecture}.embedding_length, {width}.");
         }
-        return new DecoderConfig
+        DecoderConfig config = new DecoderConfig
         {
             Architecture = architecture,
             Layers = Need("block_count", MostLayers),
@@ -149,8 +166,12 @@ public sealed record DecoderConfig
             RopeTheta = Positive("rope.freq_base", 10000),
             RopeInterleaved = architecture == "llama",
             Window = file.Number($"{architecture}.attention.sliding_window") is 0 ? null : Whole("attention.sliding_window", int.MaxValue),
+            Scaling = DecoderSettings.Scaling(file, architecture),
+            Biased = architecture == "qwen2" ? ["q_proj", "k_proj", "v_proj"] : null,
             EndTokens = file.Number("tokenizer.ggml.eos_token_id") is { } end ? [(int)end] : [],
         }.Check(file.Path);
+        DecoderSettings.Check(file, config);
+        return config;
     }
 
     private const int MostLayers = 1024, MostWidth = 1 << 16, MostHeads = 1024, MostHeadWidth = 1024, MostInnerWidth = 1 << 18;

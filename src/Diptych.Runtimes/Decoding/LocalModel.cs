@@ -78,15 +78,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
     public static void Check(string path)
     {
         _ = ReadTokenizer(path);
-        if (File.Exists(path))
-        {
-            using var file = new GgufFile(path);
-            _ = DecoderConfig.FromGguf(file);
-        }
-        else
-        {
-            _ = DecoderConfig.FromJson(Path.Combine(path, "config.json"));
-        }
+        Decoder.Check(path);
     }
 
     /// <param name="path">What <see cref="Find"/> gave.</param>
