@@ -73,7 +73,7 @@ internal static unsafe class Attention
                 int at = first + i, row = start + (at / group), end = rows[row].Position + 1, begin = config.FirstSeen(layer, rows[row].Position);
                 float* weights = score + (i * room);
                 var span = new Span<float>(weights + begin, end - begin);
-                TensorPrimitives.SoftMax<float>(span, span);
+                Softmax.Apply(span);
                 Mix(weights, begin, end, blocks, kv, mixed + (((long)row * config.Heads) + (kv * group) + (at % group)) * hw);
             }
         }

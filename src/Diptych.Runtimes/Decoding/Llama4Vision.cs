@@ -175,7 +175,7 @@ public sealed unsafe class Llama4Vision : IDisposable
                 {
                     weights[j] = TensorPrimitives.Dot(query, new ReadOnlySpan<float>(k + (j * _width) + (head * hw), hw)) / MathF.Sqrt(hw);
                 }
-                TensorPrimitives.SoftMax<float>(weights, weights);
+                Softmax.Apply(weights);
                 var sum = new Span<float>(mixed + (i * _width) + (head * hw), hw);
                 sum.Clear();
                 for (int j = 0; j < n; j++)

@@ -150,7 +150,7 @@ internal abstract unsafe class EncoderTower : IDisposable
                 {
                     scores[j] = TensorPrimitives.Dot(query, k.AsSpan((j * Width) + at, hw)) / MathF.Sqrt(hw);
                 }
-                TensorPrimitives.SoftMax(scores.AsSpan(0, seen), scores.AsSpan(0, seen));
+                Softmax.Apply(scores.AsSpan(0, seen));
                 Span<float> sum = mixed.AsSpan((i * Width) + at, hw);
                 for (int j = 0; j < seen; j++)
                 {

@@ -16,13 +16,16 @@ public sealed class DecoderFamilyTests : IDisposable
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
     [Theory]
-    [InlineData("qwen2", 8, true, false, null)]
-    [InlineData("qwen3", 16, false, true, null)]
-    [InlineData("mistral", 8, false, false, 5)]
-    [InlineData("llama", 8, false, false, null)]
-    public void Logits_are_those_of_a_plain_forward_pass(string type, int headWidth, bool biases, bool headNorms, int? window)
+    [InlineData("qwen2", 8, true, false, null, 1)]
+    [InlineData("qwen3", 16, false, true, null, 1)]
+    [InlineData("mistral", 8, false, false, 5, 1)]
+    [InlineData("llama", 8, false, false, null, 1)]
+    // Scores of some hundreds, whose exponentials no number of single precision holds.
+    [InlineData("llama", 8, false, false, null, 250)]
+    [InlineData("mistral", 8, false, false, 5, 250)]
+    public void Logits_are_those_of_a_plain_forward_pass(string type, int headWidth, bool biases, bool headNorms, int? window, float sharper)
     {
-        Make(type, headWidth, biases, headNorms, window);
+        Make(type, headWidth, biases, headNorms, window, sharper);
         using Decoder decoder = Decoder.Open(_folder);
         using var team = new CoreTeam(2);
         int[] ids = [.. Enumerable.Range(0, 60).Select(i => (i * 17) % Vocabulary)];
@@ -41,12 +44,12 @@ public sealed class DecoderFamilyTests : IDisposable
         {
             for (int v = 0; v < Vocabulary; v++)
             {
-                Assert.Equal(expected[i][v], logits[(i * Vocabulary) + v], 2e-4);
+                Assert.Equal(expected[i][v], logits[(i * Vocabulary) + v], sharper == 1 ? 2e-4 : 5e-3);
             }
         }
     }
 
-    private void Make(string type, int headWidth, bool biases, bool headNorms, int? window)
+    private void Make(string type, int headWidth, bool biases, bool headNorms, int? window, float sharper)
     {
         var random = new Random(11);
         void Add(string name, params int[] shape) => _tensors[name] = (shape, [.. Enumerable.Range(0, shape.Aggregate(1, (a, b) => a * b)).Select(_ => (shape.Length == 1 ? 0.8f : 0) + ((float)(random.NextDouble() - 0.5) * 0.6f))]);
@@ -64,6 +67,11 @@ public sealed class DecoderFamilyTests : IDisposable
                 {
                     Add($"{at}.self_attn.{module}.bias", rows);
                 }
+            }
+            float[] queries = _tensors[$"{at}.self_attn.q_proj.weight"].Values;
+            for (int i = 0; i < queries.Length; i++)
+            {
+                queries[i] *= sharper;
             }
             Add($"{at}.self_attn.o_proj.weight", Width, Heads * headWidth);
             if (headNorms)
@@ -128,7 +136,7 @@ public sealed class DecoderFamilyTests : IDisposable
                 for (int head = 0; head < Heads; head++)
                 {
                     int kv = head * KeyValueHeads / Heads, from = window is { } w ? Math.Max(0, i - w + 1) : 0;
-                    double[] weights = [.. Enumerable.Range(from, i - from + 1).Select(j => Math.Exp(q[i][head].Zip(k[j][kv], (a, b) => a * b).Sum() / Math.Sqrt(headWidth)))];
+                    double[] scores = [.. Enumerable.Range(from, i - from + 1).Select(j => q[i][head].Zip(k[j][kv], (a, b) => a * b).Sum() / Math.Sqrt(headWidth))], weights = [.. scores.Select(s => Math.Exp(s - scores.Max()))];
                     mixed.AddRange(Enumerable.Range(0, headWidth).Select(d => weights.Select((weight, j) => weight * v[from + j][kv][d]).Sum() / weights.Sum()));
                 }
                 x[i] = [.. x[i].Zip(Times($"{at}.self_attn.o_proj.weight", [.. mixed], null), (a, b) => a + b)];
