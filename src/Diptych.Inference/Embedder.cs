@@ -31,12 +31,13 @@ public sealed class Embedder
     private readonly IImageDecoder _images;
     private readonly string _textModel;
     private readonly string _imageModel;
-    private readonly SingleFlight<(string Text, Lane Lane), TextEmbedding> _inFlight = new();
+    private readonly SingleFlight<(string Text, Lane Lane), TextEmbedding> _inFlight;
     private readonly LeastRecentlyUsed<string, TextEmbedding> _remembered = new(CacheBytes);
 
     public Embedder(InferenceService service, ITokenizer tokenizer, IImageDecoder images, PreparationPool preparation, string textModel, string imageModel)
     {
         (_service, Tokenizer, _images, Preparation, _textModel, _imageModel) = (service, tokenizer, images, preparation, textModel, imageModel);
+        _inFlight = new(service.Time);
         TextSpace = Space("text", service.Describe(textModel), "text_embedding");
         CrossSpace = Space("cross", service.Describe(imageModel), "embedding");
         service.AddCache("embeddings", CacheBytes, _remembered.Clear);
@@ -71,7 +72,7 @@ public sealed class Embedder
             return known;
         }
         lane = RequestTerms.Current.Lane ?? lane;
-        return await _inFlight.RunAsync((text, lane), stop => RunAsync(text, lane, stop), cancellation).ConfigureAwait(false);
+        return await _inFlight.RunAsync((text, lane), RequestTerms.Current, (terms, stop) => RunAsync(text, lane, terms, stop), cancellation).ConfigureAwait(false);
     }
 
     /// <param name="pixels">RGB bytes, 224 x 224 x 3 for the starter tower.</param>
@@ -82,9 +83,9 @@ public sealed class Embedder
         return (await _service.RunAsync(request, cancellation).ConfigureAwait(false))["embedding"];
     }
 
-    private async Task<TextEmbedding> RunAsync(string text, Lane lane, CancellationToken cancellation)
+    private async Task<TextEmbedding> RunAsync(string text, Lane lane, RequestTerms terms, CancellationToken cancellation)
     {
-        InferenceRequest request = RequestTerms.Current.Apply(new InferenceRequest(_textModel, lane, Tokenizer.Encode(text), []), _service.Time);
+        InferenceRequest request = terms.Apply(new InferenceRequest(_textModel, lane, Tokenizer.Encode(text), []), _service.Time);
         var rows = await _service.RunAsync(request, cancellation).ConfigureAwait(false);
         var embedding = new TextEmbedding(rows["text_embedding"], rows["cross_embedding"]);
         if (lane != Lane.Bulk)

@@ -1,15 +1,21 @@
+using Diptych.Core;
+
 namespace Diptych.Inference;
 
 /// <summary>
-/// Identical work in flight is done once. It goes on while anyone waits for it, and is cancelled when the last one has gone.
+/// Identical work in flight is done once. It goes on while anyone waits for it, and is cancelled when the last one has gone. Each waits by
+/// its own terms: what is refused by one's is tried by another's, those of the latest deadline first.
 /// </summary>
-internal sealed class SingleFlight<TKey, TValue>
+internal sealed class SingleFlight<TKey, TValue>(TimeProvider time)
     where TKey : notnull
 {
+    private static readonly TimeSpan Longest = TimeSpan.FromDays(1);
     private readonly Lock _lock = new();
     private readonly Dictionary<TKey, Flight> _flights = [];
 
-    public async Task<TValue> RunAsync(TKey key, Func<CancellationToken, Task<TValue>> work, CancellationToken cancellation)
+    /// <param name="terms">Who asks, and by when: later than that the caller no longer waits.</param>
+    /// <exception cref="OverloadedException">The work was refused by the terms of everyone who waits for it, or the caller's time has passed.</exception>
+    public async Task<TValue> RunAsync(TKey key, RequestTerms terms, Func<RequestTerms, CancellationToken, Task<TValue>> work, CancellationToken cancellation)
     {
         cancellation.ThrowIfCancellationRequested();
         Flight? flight;
@@ -22,28 +28,29 @@ internal sealed class SingleFlight<TKey, TValue>
                 _flights.Add(key, flight);
                 mine = true;
             }
-            flight.Waiters++;
+            flight.Waiters.Add(terms);
         }
         if (mine)
         {
-            flight.Start(work, () =>
-            {
-                lock (_lock)
-                {
-                    Forget(key, flight);
-                }
-            });
+            _ = FlyAsync(key, flight, terms, work);
         }
         try
         {
-            return await flight.Result.WaitAsync(cancellation).ConfigureAwait(false);
+            return terms.Left(time) is { } left
+                ? await flight.Result.WaitAsync(left < Longest ? left : Longest, time, cancellation).ConfigureAwait(false)
+                : await flight.Result.WaitAsync(cancellation).ConfigureAwait(false);
+        }
+        catch (TimeoutException) when (!flight.Result.IsFaulted)
+        {
+            throw new OverloadedException("The request's time has passed before its result was there.", TimeSpan.FromSeconds(1));
         }
         finally
         {
             bool last;
             lock (_lock)
             {
-                last = --flight.Waiters == 0;
+                flight.Waiters.Remove(terms);
+                last = flight.Waiters.Count == 0;
                 if (last)
                 {
                     // Nobody may join work that is being cancelled.
@@ -57,11 +64,47 @@ internal sealed class SingleFlight<TKey, TValue>
         }
     }
 
+    private async Task FlyAsync(TKey key, Flight flight, RequestTerms? terms, Func<RequestTerms, CancellationToken, Task<TValue>> work)
+    {
+        var tried = new HashSet<(long? DueAt, string Tenant)>();
+        while (true)
+        {
+            tried.Add((terms!.DueAt, terms.Tenant));
+            try
+            {
+                TValue value = await work(terms, flight.Cancelled).ConfigureAwait(false);
+                Forget(key, flight);
+                flight.Succeed(value);
+                return;
+            }
+            catch (Exception error)
+            {
+                lock (_lock)
+                {
+                    terms = error is OverloadedException ? flight.Waiters.Where(w => !tried.Contains((w.DueAt, w.Tenant))).MaxBy(w => w.DueAt ?? long.MaxValue) : null;
+                    if (terms is null)
+                    {
+                        // Under the lock, so that whoever joins finds either this work going on or none.
+                        Forget(key, flight);
+                    }
+                }
+                if (terms is null)
+                {
+                    flight.Fail(error);
+                    return;
+                }
+            }
+        }
+    }
+
     private void Forget(TKey key, Flight flight)
     {
-        if (_flights.TryGetValue(key, out Flight? now) && now == flight)
+        lock (_lock)
         {
-            _flights.Remove(key);
+            if (_flights.TryGetValue(key, out Flight? now) && now == flight)
+            {
+                _flights.Remove(key);
+            }
         }
     }
 
@@ -70,11 +113,16 @@ internal sealed class SingleFlight<TKey, TValue>
         private readonly CancellationTokenSource _cancel = new();
         private readonly TaskCompletionSource<TValue> _result = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-        public int Waiters;
+        public List<RequestTerms> Waiters { get; } = [];
 
         public Task<TValue> Result => _result.Task;
 
-        public void Start(Func<CancellationToken, Task<TValue>> work, Action ended) => _ = RunAsync(work, ended);
+        public CancellationToken Cancelled => _cancel.Token;
+
+        public void Succeed(TValue value) => _result.TrySetResult(value);
+
+        public void Fail(Exception error) =>
+            _ = error is OperationCanceledException ? _result.TrySetCanceled(CancellationToken.None) : _result.TrySetException(error);
 
         public async Task AbandonAsync()
         {
@@ -84,21 +132,6 @@ internal sealed class SingleFlight<TKey, TValue>
             }
             // A result that nobody waits for any more is looked at by nobody.
             _ = Result.ContinueWith(t => t.Exception, CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted, TaskScheduler.Default);
-        }
-
-        private async Task RunAsync(Func<CancellationToken, Task<TValue>> work, Action ended)
-        {
-            try
-            {
-                TValue value = await work(_cancel.Token).ConfigureAwait(false);
-                ended();
-                _result.TrySetResult(value);
-            }
-            catch (Exception error)
-            {
-                ended();
-                _ = error is OperationCanceledException ? _result.TrySetCanceled(CancellationToken.None) : _result.TrySetException(error);
-            }
         }
     }
 }

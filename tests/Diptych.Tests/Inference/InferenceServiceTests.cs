@@ -238,11 +238,11 @@ public sealed class InferenceServiceTests
     [Fact]
     public async Task Identical_work_in_flight_is_done_once_and_goes_on_while_anyone_waits()
     {
-        var flights = new SingleFlight<string, int>();
+        var flights = new SingleFlight<string, int>(TimeProvider.System);
         int runs = 0;
         var gate = new TaskCompletionSource();
         CancellationToken seen = default;
-        async Task<int> Work(CancellationToken cancellation)
+        async Task<int> Work(RequestTerms terms, CancellationToken cancellation)
         {
             runs++;
             seen = cancellation;
@@ -250,7 +250,7 @@ public sealed class InferenceServiceTests
             return 7;
         }
         using var first = new CancellationTokenSource();
-        Task<int> one = flights.RunAsync("k", Work, first.Token), two = flights.RunAsync("k", Work, None);
+        Task<int> one = flights.RunAsync("k", new RequestTerms(), Work, first.Token), two = flights.RunAsync("k", new RequestTerms(), Work, None);
         await first.CancelAsync();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => one);
         Assert.False(seen.IsCancellationRequested);
@@ -258,7 +258,7 @@ public sealed class InferenceServiceTests
         Assert.Equal((7, 1), (await two, runs));
         using var last = new CancellationTokenSource();
         gate = new TaskCompletionSource();
-        Task<int> abandoned = flights.RunAsync("k", Work, last.Token);
+        Task<int> abandoned = flights.RunAsync("k", new RequestTerms(), Work, last.Token);
         await last.CancelAsync();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => abandoned);
         Assert.True(seen.IsCancellationRequested);
