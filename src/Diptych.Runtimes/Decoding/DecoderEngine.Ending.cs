@@ -22,6 +22,7 @@ public sealed partial class DecoderEngine
                 _swap.Drop(saved.Places);
             }
         }
+        s.ReleaseAdapter();
         s.Output.Writer.TryComplete(error);
     }
 

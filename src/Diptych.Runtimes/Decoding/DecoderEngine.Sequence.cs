@@ -153,6 +153,17 @@ public sealed partial class DecoderEngine
 
         public LoraAdapter? Adapter => adapter;
 
+        private int _released;
+
+        /// <summary>Lets its adapter go; more than once is no matter.</summary>
+        public void ReleaseAdapter()
+        {
+            if (Interlocked.Exchange(ref _released, 1) == 0)
+            {
+                adapter?.Release();
+            }
+        }
+
         public double Arrived => arrived;
 
         public int Tenant { get; set; }

@@ -101,13 +101,23 @@ public sealed partial class DecoderEngine : IDisposable
         }
         CheckIds(prompt);
         var sequence = new Sequence(prompt, sampling, adapter, Now(), _blocks);
-        lock (_gate)
+        // Held until the thread that multiplies with it has ended the answer, which is after the client has gone.
+        adapter?.Hold();
+        try
         {
-            ObjectDisposedException.ThrowIf(_stopping, this);
-            sequence.Sampler = new Sampler(sampling, ++_seed, _tokenizer, _ends);
-            Join(sequence, RequestTerms.Current);
-            _waiting.AddLast(sequence);
-            Monitor.Pulse(_gate);
+            lock (_gate)
+            {
+                ObjectDisposedException.ThrowIf(_stopping, this);
+                sequence.Sampler = new Sampler(sampling, ++_seed, _tokenizer, _ends);
+                Join(sequence, RequestTerms.Current);
+                _waiting.AddLast(sequence);
+                Monitor.Pulse(_gate);
+            }
+        }
+        catch
+        {
+            sequence.ReleaseAdapter();
+            throw;
         }
         await using var registration = cancellation.Register(() => sequence.Cancelled = true).ConfigureAwait(false);
         try

@@ -20,7 +20,7 @@ internal sealed class PrefixCache(KeyValueBlocks memory)
 
     /// <summary>What a chain begins with.</summary>
     /// <param name="owner">Who alone may find these blocks; empty for anyone.</param>
-    public static UInt128 Seed(LoraAdapter? adapter, string owner) => XxHash128.HashToUInt128(Encoding.UTF8.GetBytes($"{adapter?.Name}\0{owner}"));
+    public static UInt128 Seed(LoraAdapter? adapter, string owner) => XxHash128.HashToUInt128(Encoding.UTF8.GetBytes($"{adapter?.Name}\0{adapter?.Content}\0{owner}"));
 
     /// <summary>
     /// Shares the pages of the longest known beginning that can be gone on from: where layers see a window, the pages of the last one are
