@@ -37,6 +37,10 @@ public sealed partial class InferenceService
         }
         await LoadNowAsync(held, cancellation).ConfigureAwait(false);
         cancellation.ThrowIfCancellationRequested();
+        if (held.Removed)
+        {
+            throw Gone(held);
+        }
         if (held.LoadError is { } error)
         {
             System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(error);
@@ -66,10 +70,13 @@ public sealed partial class InferenceService
         {
             held.Removed = true;
             _byName.Remove(model);
-            Fail(held, new NotFoundException($"The model '{model}' was removed."));
+            FailAdmissions(held);
+            Fail(held, Gone(held));
         }
         await EvictAsync(held).ConfigureAwait(false);
     }
+
+    private static NotFoundException Gone(HeldModel model) => new($"The model '{model.Backend.Description.Name}' was removed.");
 
     /// <summary>A pinned model never leaves to make room.</summary>
     public void Pin(string model, bool pinned)
@@ -105,7 +112,7 @@ public sealed partial class InferenceService
         }
         try
         {
-            if (model.Placements.Count == 0 && !_stopping)
+            if (model.Placements.Count == 0 && !_stopping && !model.Removed)
             {
                 await PlaceAsync(model, cancellation).ConfigureAwait(false);
             }
@@ -219,8 +226,9 @@ public sealed partial class InferenceService
         {
             model.LoadSeconds = loadSeconds;
             (model.WeightBytes, model.WorkspaceBytes) = (weightBytes, workspaceBytes);
-            // The ledger holds what it turned out to be; what does not fit any more makes room first, and is placed then.
-            if (!weights.Commit(weightBytes) || !workspace.Commit(workspaceBytes))
+            // One that was removed while it was read goes again. The ledger holds what it turned out to be; what does not fit any more makes
+            // room first, and is placed then.
+            if (model.Removed || !weights.Commit(weightBytes) || !workspace.Commit(workspaceBytes))
             {
                 _ = loaded.DisposeAsync().AsTask();
                 return false;

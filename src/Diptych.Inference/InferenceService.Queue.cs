@@ -20,6 +20,10 @@ public sealed partial class InferenceService
                 // Its failure was a moment ago; waiting would end the same.
                 System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(failed);
             }
+            if (model.Removed)
+            {
+                throw Gone(model);
+            }
             int tenant = _work.Shares.IndexOf(request.Tenant);
             entry.Room = Math.Max(request.Tokens.Length / (double)_options.MaxWaitingTokens, request.Bytes / (double)_options.MaxWaitingBytes);
             if (!_rooms.TryGetValue((tenant, request.Lane), out WaitingRoom? room))
@@ -124,6 +128,19 @@ public sealed partial class InferenceService
             {
                 room.Used += next.Entry.Room;
                 Enqueue(next.Entry, next.Model, next.Tenant);
+            }
+        }
+    }
+
+    /// <summary>Fails what waits for room to wait for a model. Called within the gate.</summary>
+    private void FailAdmissions(HeldModel model)
+    {
+        foreach (WaitingRoom room in _rooms.Values)
+        {
+            foreach (var place in room.Waiting.Where(w => w.Model == model))
+            {
+                // Those that follow pass over it when there is room.
+                place.Place.TrySetException(Gone(model));
             }
         }
     }

@@ -55,7 +55,7 @@ internal static class ModelsCommand
         IReadOnlyList<InstalledModel> added = options.Models().List();
         if (parsed.GetValue(CommandLine.AsJson))
         {
-            Output.Json(new { models = models.Select(m => new { m.Name, m.Revision, m.Input, m.Outputs, m.WeightBytes }), added });
+            Output.Json(new { models = models.Select(m => new { m.Name, m.Revision, m.Input, m.Outputs, m.WeightBytes }), added, product.Broken });
             return ExitCode.Success;
         }
         var table = new Table().Border(TableBorder.Simple).AddColumns("model", "revision", "for", "size");
@@ -63,9 +63,13 @@ internal static class ModelsCommand
         {
             table.AddRow(m.Name, m.Revision, $"{m.Input.ToString().ToLowerInvariant()} to {string.Join(", ", m.Outputs.Select(o => $"{o.Key} [{o.Value}]"))}".EscapeMarkup(), Megabytes(m.WeightBytes));
         }
-        foreach (InstalledModel m in added)
+        foreach (InstalledModel m in added.Where(m => !product.Broken.ContainsKey(m.Name)))
         {
             table.AddRow(m.Name, m.Source.EscapeMarkup(), m.Kind switch { ModelKind.Decoder => "writes answers", ModelKind.Adapter => "changes a decoder", ModelKind.DualEncoder => "embeds texts and pictures", ModelKind.TextEncoder => "embeds texts", ModelKind.Reranker => "scores texts for a question", _ => "reads the text in pictures" }, Megabytes(m.Bytes));
+        }
+        foreach (var (name, reason) in product.Broken)
+        {
+            table.AddRow(name.EscapeMarkup(), "", $"broken: {reason}".EscapeMarkup(), "");
         }
         AnsiConsole.Write(table);
         return ExitCode.Success;

@@ -194,7 +194,8 @@ public sealed record JobTotals(
 public sealed record ModelList(string Object, IReadOnlyList<ModelResponse> Data);
 
 /// <summary>One model, in OpenAI's dialect with what this server adds.</summary>
-public sealed record ModelResponse(string Id, string Object, string OwnedBy, string Revision, long WeightBytes, int Dimensions);
+/// <param name="Broken">Why it cannot be run; left out where it can.</param>
+public sealed record ModelResponse(string Id, string Object, string OwnedBy, string Revision, long WeightBytes, int Dimensions, string? Broken = null);
 
 internal static class Links
 {

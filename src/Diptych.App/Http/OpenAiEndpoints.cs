@@ -30,7 +30,8 @@ internal static class OpenAiEndpoints
             Model(CrossModel, product.Embedder.CrossSpace, product),
             .. product.Encoders.Select(e => Added(e.Key, e.Value.Dimensions, [.. e.Value.Models.Select(product.Inference.Describe)])),
             .. product.Rerankers.Keys.Select(name => Added(name, 0, [product.Inference.Describe(name)])),
-            .. product.LanguageModel is { } llm ? llm.Adapters.Select(a => $"{llm.Name}:{a}").Prepend(llm.Name).Select(id => new ModelResponse(id, "model", "diptych", "", 0, 0)).ToArray() : Array.Empty<ModelResponse>(),
+            .. product.Writers.Select(id => new ModelResponse(id, "model", "diptych", "", 0, 0)),
+            .. product.Broken.Select(b => new ModelResponse(b.Key, "model", "diptych", "", 0, 0, b.Value)),
         ])).WithSummary("The models that are served");
     }
 

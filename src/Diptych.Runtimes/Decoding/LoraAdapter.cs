@@ -55,6 +55,19 @@ public sealed partial class LoraAdapter : IDisposable
         }
     }
 
+    /// <summary>Reads all but the weights: what no decoder of any shape could run is refused.</summary>
+    /// <exception cref="InvalidDataException">It does what cannot be run; the message names it.</exception>
+    public static void Check(string directory)
+    {
+        string settings = Path.Combine(directory, "adapter_config.json"), weights = Path.Combine(directory, "adapter_model.safetensors");
+        _ = Settings(settings);
+        using var file = new SafeTensorsFile(weights);
+        if (file.Tensors.Keys.FirstOrDefault(n => !Place().IsMatch(n)) is { } unknown)
+        {
+            throw new InvalidDataException($"{weights}: '{unknown}' belongs to no matrix of a decoder.");
+        }
+    }
+
     /// <exception cref="InvalidDataException">A matrix does not fit the decoder, or the adapter does what cannot be run; the message names it.</exception>
     public static LoraAdapter Load(string directory, DecoderConfig config)
     {

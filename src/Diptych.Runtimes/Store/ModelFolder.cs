@@ -53,11 +53,57 @@ public sealed class ModelFolder(string folder)
     private const string Manifest = "diptych.json";
     private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web) { WriteIndented = true, Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) } };
 
-    /// <exception cref="InvalidDataException">A manifest is damaged; the message names its file.</exception>
-    public IReadOnlyList<InstalledModel> List() => !Directory.Exists(folder) ? [] :
-    [
-        .. Directory.EnumerateDirectories(folder).Order(StringComparer.Ordinal).Where(d => !Path.GetFileName(d).StartsWith('.')).Select(d => Read(Path.Combine(d, Manifest))),
-    ];
+    /// <summary>The models whose manifests can be read. <see cref="Broken"/> tells of the others.</summary>
+    public IReadOnlyList<InstalledModel> List() => [.. Directories().Select(d => Read(d, out _)).OfType<InstalledModel>()];
+
+    /// <summary>
+    /// What cannot be run of what was added, by name, and why: a manifest is damaged, files are missing or of another size, or a decoder's or
+    /// adapter's headers say what cannot be. No weights are read, so an encoder whose weights were changed shows when it is loaded.
+    /// </summary>
+    public IReadOnlyDictionary<string, string> Broken()
+    {
+        var broken = new SortedDictionary<string, string>(StringComparer.Ordinal);
+        foreach (string directory in Directories())
+        {
+            if ((Read(directory, out string? reason) is { } model ? ReasonOf(model) : reason) is { } why)
+            {
+                broken.Add(Path.GetFileName(directory), why);
+            }
+        }
+        return broken;
+    }
+
+    /// <summary>Why a model cannot be run, as far as its headers tell; null where nothing speaks against it.</summary>
+    public string? ReasonOf(InstalledModel model)
+    {
+        string directory = PathOf(model);
+        try
+        {
+            if (model.Files.Keys.FirstOrDefault(f => !File.Exists(Path.Combine(directory, f))) is { } missing)
+            {
+                return $"{missing} is missing.";
+            }
+            long bytes = model.Files.Keys.Sum(f => new FileInfo(Path.Combine(directory, f)).Length);
+            if (bytes != model.Bytes)
+            {
+                return $"Its files have {bytes} bytes, and had {model.Bytes} when it was added.";
+            }
+            switch (model.Kind)
+            {
+                case ModelKind.Decoder:
+                    LocalModel.Check(LocalModel.Find(directory) ?? throw new InvalidDataException("It holds no decoder."));
+                    break;
+                case ModelKind.Adapter:
+                    LoraAdapter.Check(directory);
+                    break;
+            }
+            return null;
+        }
+        catch (Exception error) when (error is InvalidDataException or IOException or UnauthorizedAccessException)
+        {
+            return error.Message;
+        }
+    }
 
     public string PathOf(InstalledModel model) => Path.Combine(folder, model.Name);
 
@@ -123,10 +169,11 @@ public sealed class ModelFolder(string folder)
     /// <exception cref="NotFoundException">There is no such model.</exception>
     public void Remove(string name)
     {
-        InstalledModel model = Find(name);
+        // By its folder, so that what is broken can be removed too.
+        string directory = Directories().FirstOrDefault(d => Path.GetFileName(d) == name) ?? throw Unknown(name);
         // Out of sight first: a half deleted model is not one.
         string going = Path.Combine(folder, $".removed-{Guid.NewGuid():N}");
-        Directory.Move(PathOf(model), going);
+        Directory.Move(directory, going);
         Directory.Delete(going, recursive: true);
     }
 
@@ -151,8 +198,16 @@ public sealed class ModelFolder(string folder)
         return faults;
     }
 
-    private InstalledModel Find(string name) => List().FirstOrDefault(m => m.Name == name)
-        ?? throw new NotFoundException($"There is no model '{name}'. Added: {string.Join(", ", List().Select(m => m.Name).DefaultIfEmpty("none"))}.");
+    private InstalledModel Find(string name)
+    {
+        string directory = Directories().FirstOrDefault(d => Path.GetFileName(d) == name) ?? throw Unknown(name);
+        return Read(directory, out string? reason) ?? throw new InvalidDataException($"{name} is broken: {reason}");
+    }
+
+    private NotFoundException Unknown(string name) => new($"There is no model '{name}'. Added: {string.Join(", ", Directories().Select(Path.GetFileName).DefaultIfEmpty("none"))}.");
+
+    private IEnumerable<string> Directories() => !Directory.Exists(folder) ? []
+        : Directory.EnumerateDirectories(folder).Order(StringComparer.Ordinal).Where(d => !Path.GetFileName(d).StartsWith('.'));
 
     private async Task<InstalledModel> Install(string name, string source, Func<string, Task> gather)
     {
@@ -198,6 +253,7 @@ public sealed class ModelFolder(string folder)
         }
         if (File.Exists(Path.Combine(directory, "adapter_config.json")) && File.Exists(Path.Combine(directory, "adapter_model.safetensors")))
         {
+            LoraAdapter.Check(directory);
             return ModelKind.Adapter;
         }
         if (DualEncoder.IsIn(directory))
@@ -232,15 +288,25 @@ public sealed class ModelFolder(string folder)
         return Convert.ToHexStringLower(SHA256.HashData(file));
     }
 
-    private static InstalledModel Read(string manifest)
+    /// <returns>Null, and the reason, where its manifest cannot be read.</returns>
+    private static InstalledModel? Read(string directory, out string? reason)
     {
+        string manifest = Path.Combine(directory, Manifest);
+        reason = null;
         try
         {
-            return JsonSerializer.Deserialize<InstalledModel>(File.ReadAllBytes(manifest), Json) ?? throw new JsonException("It is null.");
+            InstalledModel model = JsonSerializer.Deserialize<InstalledModel>(File.ReadAllBytes(manifest), Json) ?? throw new JsonException("It is null.");
+            // The folder is the name: another one would lead out of it.
+            reason = model.Files is null || model.Name != Path.GetFileName(directory) || !model.Files.Keys.All(f => IsWithin(directory, f)) ? $"{manifest} is not this folder's. Remove the model and add it again." : null;
+            return reason is null ? model : null;
         }
-        catch (Exception error) when (error is IOException or JsonException)
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException or JsonException or NotSupportedException)
         {
-            throw new InvalidDataException($"{manifest} is damaged: {error.Message} Delete its folder and add the model again.", error);
+            reason = $"{manifest} is damaged: {error.Message} Remove the model and add it again.";
+            return null;
         }
     }
+
+    private static bool IsWithin(string directory, string file) =>
+        file.Length > 0 && Path.GetFullPath(Path.Combine(directory, file)).StartsWith(Path.GetFullPath(directory) + Path.DirectorySeparatorChar, StringComparison.Ordinal);
 }

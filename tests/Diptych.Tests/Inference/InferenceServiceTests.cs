@@ -222,6 +222,28 @@ public sealed class InferenceServiceTests
     }
 
     [Fact]
+    public async Task Everything_that_waits_for_a_removed_model_ends_with_a_clear_error()
+    {
+        var gate = new TaskCompletionSource();
+        var busy = new Echo("busy") { Gate = gate.Task };
+        // Room for one item: what follows it waits for room to wait.
+        await using var service = Held(busy, workers: 1, maxWaitingTokens: 4, new Echo("leaving"));
+        Task running = service.RunAsync(Text("busy", Lane.Bulk, [1]), None);
+        await busy.Started.Task;
+        Task[] waiting = [.. Enumerable.Range(0, 5).Select(_ => service.RunAsync(Text("leaving", Lane.Bulk, new int[4]), None))];
+        Task other = service.RunAsync(Text("busy", Lane.Bulk, [2]), None);
+        await service.RemoveAsync("leaving");
+        foreach (Task one in waiting)
+        {
+            Assert.Contains("'leaving' was removed", (await Assert.ThrowsAsync<NotFoundException>(() => one)).Message, StringComparison.Ordinal);
+        }
+        gate.SetResult();
+        await running;
+        await other;
+        await Assert.ThrowsAsync<NotFoundException>(() => service.LoadAsync("leaving", None));
+    }
+
+    [Fact]
     public async Task Models_are_placed_where_there_is_room()
     {
         Echo[] models = [.. Enumerable.Range(0, 4).Select(i => new Echo($"m{i}") { Bytes = 60 })];
