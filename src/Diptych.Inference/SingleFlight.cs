@@ -15,7 +15,8 @@ internal sealed class SingleFlight<TKey, TValue>(TimeProvider time)
 
     /// <param name="terms">Who asks, and by when: later than that the caller no longer waits.</param>
     /// <exception cref="OverloadedException">The work was refused by the terms of everyone who waits for it, or the caller's time has passed.</exception>
-    public async Task<TValue> RunAsync(TKey key, RequestTerms terms, Func<RequestTerms, CancellationToken, Task<TValue>> work, CancellationToken cancellation)
+    public async Task<TValue> RunAsync(
+        TKey key, RequestTerms terms, Func<RequestTerms, CancellationToken, Task<TValue>> work, CancellationToken cancellation)
     {
         cancellation.ThrowIfCancellationRequested();
         Flight? flight;
@@ -81,7 +82,8 @@ internal sealed class SingleFlight<TKey, TValue>(TimeProvider time)
             {
                 lock (_lock)
                 {
-                    terms = error is OverloadedException ? flight.Waiters.Where(w => !tried.Contains((w.DueAt, w.Tenant))).MaxBy(w => w.DueAt ?? long.MaxValue) : null;
+                    terms = error is not OverloadedException ? null
+                        : flight.Waiters.Where(w => !tried.Contains((w.DueAt, w.Tenant))).MaxBy(w => w.DueAt ?? long.MaxValue);
                     if (terms is null)
                     {
                         // Under the lock, so that whoever joins finds either this work going on or none.

@@ -34,6 +34,9 @@ public sealed class AddedModelsTests(StartedServer far) : IDisposable
         }
         Assert.Contains("onnx/model.onnx", hub.Asked);
         Assert.DoesNotContain("pytorch_model.bin", hub.Asked);
+        // What is broken beside it is listed with its reason, and keeps nothing else from being served.
+        Directory.CreateDirectory(Path.Combine(_data, "models", "bad"));
+        await File.WriteAllTextAsync(Path.Combine(_data, "models", "bad", "diptych.json"), "{", Stop);
         using Process server = Start(environment, "serve", "--json", "--url", "http://127.0.0.1:0");
         try
         {
@@ -51,6 +54,10 @@ public sealed class AddedModelsTests(StartedServer far) : IDisposable
             Assert.True(remote.GetProperty("healthy").GetBoolean() && remote.GetProperty("requests").GetInt64() > 0);
             using JsonDocument models = await GetAsync(client, "/v1/models");
             Assert.Superset(new HashSet<string?> { "judge", "FAR", "GONE", "starter-text" }, models.RootElement.GetProperty("data").EnumerateArray().Select(m => m.GetProperty("id").GetString()).ToHashSet());
+
+            JsonElement[] broken = [.. models.RootElement.GetProperty("data").EnumerateArray().Where(m => m.TryGetProperty("broken", out _))];
+            Assert.Equal("bad", Assert.Single(broken).GetProperty("id").GetString());
+            Assert.Contains("is damaged", broken[0].GetProperty("broken").GetString(), StringComparison.Ordinal);
 
             using HttpResponseMessage gone = await client.PostAsJsonAsync("/v1/embeddings", new { model = "GONE", input = "x" }, Stop);
             Assert.Equal(HttpStatusCode.BadGateway, gone.StatusCode);

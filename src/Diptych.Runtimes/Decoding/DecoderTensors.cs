@@ -20,8 +20,9 @@ internal sealed record TensorNames(Func<int, string, string> Module, string Embe
         ["k_norm"] = "attn_k_norm",
     };
 
-    public static TensorNames Gguf(DecoderConfig config) =>
-        new((l, m) => $"blk.{l}.{GgufModules[m]}.weight", "token_embd.weight", "output.weight", "output_norm.weight", config.Architecture == "llama" ? "rope_freqs.weight" : null);
+    public static TensorNames Gguf(DecoderConfig config) => new(
+        (l, m) => $"blk.{l}.{GgufModules[m]}.weight", "token_embd.weight", "output.weight", "output_norm.weight",
+        config.Architecture == "llama" ? "rope_freqs.weight" : null);
 
     /// <param name="nested">Whether the decoder is a part of a model that also sees.</param>
     public static TensorNames HuggingFace(DecoderConfig config, bool nested)
@@ -49,7 +50,8 @@ internal static class DecoderTensors
 
     /// <param name="find">The tensor of a name and its file; null where there is none.</param>
     /// <exception cref="InvalidDataException">A tensor is missing, has another shape, or is one that would not be used; the message names it.</exception>
-    public static void Check(string path, DecoderConfig config, TensorNames names, IEnumerable<string> all, Func<string, (StoredTensor Tensor, TensorFile File)?> find)
+    public static void Check(
+        string path, DecoderConfig config, TensorNames names, IEnumerable<string> all, Func<string, (StoredTensor Tensor, TensorFile File)?> find)
     {
         Dictionary<string, (int[] Shape, bool IsOptional)> expected = Expected(config, names);
         foreach (var (name, (shape, optional)) in expected)
@@ -63,16 +65,20 @@ internal static class DecoderTensors
             }
             else if (!found.Tensor.Shape.SequenceEqual(shape) || found.Tensor.Type == TensorType.I64)
             {
-                throw new InvalidDataException($"{path}: '{name}' is [{string.Join(", ", found.Tensor.Shape)}] of {found.Tensor.Type}, and should be [{string.Join(", ", shape)}] of fractions.");
+                string has = string.Join(", ", found.Tensor.Shape);
+                throw new InvalidDataException($"{path}: '{name}' is [{has}] of {found.Tensor.Type}, and should be [{string.Join(", ", shape)}] of fractions.");
             }
         }
         if (all.Where(n => !expected.ContainsKey(n) && !IsHarmless(n, config)).Order(StringComparer.Ordinal).FirstOrDefault() is { } unused)
         {
-            throw new InvalidDataException($"{path}: '{unused}' is no tensor of a decoder of this kind ({config.Architecture}), and what it changes cannot be computed.");
+            throw new InvalidDataException(
+                $"{path}: '{unused}' is no tensor of a decoder of this kind ({config.Architecture}), and what it changes cannot be computed.");
         }
-        if (config.Tied == true && find(names.Head) is { } head && find(names.Embedding) is { } embedding && !(head.Tensor.Type == embedding.Tensor.Type && head.File.Bytes(head.Tensor).SequenceEqual(embedding.File.Bytes(embedding.Tensor))))
+        if (config.Tied == true && find(names.Head) is { } head && find(names.Embedding) is { } embedding
+            && (head.Tensor.Type != embedding.Tensor.Type || !head.File.Bytes(head.Tensor).SequenceEqual(embedding.File.Bytes(embedding.Tensor))))
         {
-            throw new InvalidDataException($"{path}: '{names.Head}' differs from '{names.Embedding}', and tie_word_embeddings says that they are one.");
+            throw new InvalidDataException(
+                $"{path}: '{names.Head}' differs from '{names.Embedding}', and tie_word_embeddings says that they are one.");
         }
     }
 
@@ -126,5 +132,6 @@ internal static class DecoderTensors
     /// <summary>Rotary frequencies that old checkpoints keep are computed, and the eye's weights are the eye's.</summary>
     private static bool IsHarmless(string name, DecoderConfig config) =>
         name.EndsWith(".self_attn.rotary_emb.inv_freq", StringComparison.Ordinal)
-        || (config.Llama4?.TokensPerTile > 0 && (name.StartsWith("vision_model.", StringComparison.Ordinal) || name.StartsWith("multi_modal_projector.", StringComparison.Ordinal)));
+        || (config.Llama4?.TokensPerTile > 0
+            && (name.StartsWith("vision_model.", StringComparison.Ordinal) || name.StartsWith("multi_modal_projector.", StringComparison.Ordinal)));
 }
