@@ -203,7 +203,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
         lock (_constraints)
         {
             // What one schema has learnt of the vocabulary is worth keeping, that of very many is not.
-            if (_constraints.Count >= MostConstraints)
+            if (_constraints.Count >= MostConstraints || _constraints.Values.Sum(c => (long)c.Size) + made.Size > MostNodes)
             {
                 _constraints.Clear();
             }
@@ -211,7 +211,7 @@ public sealed class LocalModel : IChatClient, IContextWindow
         }
     }
 
-    private const int MostConstraints = 64;
+    private const int MostConstraints = 64, MostNodes = 1_000_000;
 
     /// <summary>Answers a prompt.</summary>
     /// <param name="adapter">Name of the adapter to answer with; null for none.</param>

@@ -9,23 +9,38 @@ namespace Diptych.Runtimes.Structured;
 internal sealed class Automaton
 {
     /// <summary>More than this is a pattern that no answer is meant to follow.</summary>
-    private const int MostNodes = 2_000_000;
+    private const int MostNodes = 500_000;
 
-    private readonly List<List<(byte First, byte Last, int To)>> _edges = [];
-    private readonly List<List<int>> _jumps = [];
-    private readonly Dictionary<string, State> _states = new(StringComparer.Ordinal);
-    private readonly int[] _distance;
+    /// <summary>Nodes that a state may stand for: each byte of each token is tried on all of them.</summary>
+    private const int MostInState = 20_000;
+
+    /// <summary>
+    /// Nodes of all states that are kept, each with what it weighs by itself: some patterns have more states than there is memory, and what
+    /// is forgotten is worked out again.
+    /// </summary>
+    private const int MostKept = 4_000_000, NodesThatAStateWeighs = 600;
+
+    private readonly List<(int From, byte First, byte Last, int To)> _edges = [];
+    private readonly List<(int From, int To)> _jumps = [];
+    private readonly Dictionary<int[], State> _states = new(new SameNodes());
+    private readonly int[] _edgesOf, _jumpsOf, _distance;
     private readonly int _end;
+    private int _nodes, _kept;
 
     /// <exception cref="InvalidRequestException">The pattern is too large.</exception>
     public Automaton(Pattern pattern)
     {
         int start = Node();
         _end = Build(pattern, start);
+        _edgesOf = InOrder(_edges, e => e.From);
+        _jumpsOf = InOrder(_jumps, j => j.From);
         _distance = Distances();
         Dead = new State([], false, int.MaxValue);
         Start = StateOf([start]);
     }
+
+    /// <summary>Nodes.</summary>
+    public int Size => _nodes;
 
     public State Start { get; }
 
@@ -43,8 +58,9 @@ internal sealed class Automaton
         var to = new List<int>();
         foreach (int node in state.Nodes)
         {
-            foreach (var (first, last, target) in _edges[node])
+            for (int edge = _edgesOf[node]; edge < _edgesOf[node + 1]; edge++)
             {
+                var (_, first, last, target) = _edges[edge];
                 if (value >= first && value <= last)
                 {
                     to.Add(target);
@@ -62,37 +78,77 @@ internal sealed class Automaton
         {
             if (seen.Add(node))
             {
-                _jumps[node].ForEach(open.Push);
+                for (int jump = _jumpsOf[node]; jump < _jumpsOf[node + 1]; jump++)
+                {
+                    open.Push(_jumps[jump].To);
+                }
             }
         }
         // Nodes that only jump lead nowhere by themselves.
-        int[] all = [.. seen.Where(n => _edges[n].Count > 0 || n == _end).Order()];
-        string key = string.Join(',', all);
-        if (!_states.TryGetValue(key, out State? state))
+        int[] all = [.. seen.Where(n => _edgesOf[n + 1] > _edgesOf[n] || n == _end).Order()];
+        if (_states.TryGetValue(all, out State? state))
         {
-            int distance = all.Select(n => _distance[n]).DefaultIfEmpty(int.MaxValue).Min();
-            _states.Add(key, state = distance == int.MaxValue ? Dead : new State(all, all.Contains(_end), distance));
+            return state;
         }
+        if (all.Length > MostInState)
+        {
+            throw TooLarge();
+        }
+        int distance = all.Select(n => _distance[n]).DefaultIfEmpty(int.MaxValue).Min();
+        if (distance == int.MaxValue)
+        {
+            return Dead;
+        }
+        if ((_kept += all.Length + NodesThatAStateWeighs) > MostKept)
+        {
+            foreach (State old in _states.Values)
+            {
+                old.Forget();
+            }
+            _states.Clear();
+            _kept = all.Length + NodesThatAStateWeighs;
+        }
+        _states.Add(all, state = new State(all, all.Contains(_end), distance));
         return state;
     }
 
-    private int Node()
+    /// <summary>Sorts what leaves nodes by them.</summary>
+    /// <returns>Where each node's begin, [nodes + 1].</returns>
+    private int[] InOrder<T>(List<T> all, Func<T, int> from)
     {
-        if (_edges.Count >= MostNodes)
+        int[] begins = new int[_nodes + 1];
+        foreach (T one in all)
         {
-            throw new InvalidRequestException("The schema or expression is too large: fewer or smaller repetitions, or less nesting, is needed.");
+            begins[from(one) + 1]++;
         }
-        _edges.Add([]);
-        _jumps.Add([]);
-        return _edges.Count - 1;
+        for (int node = 0; node < _nodes; node++)
+        {
+            begins[node + 1] += begins[node];
+        }
+        int[] next = begins[.._nodes];
+        var sorted = new T[all.Count];
+        foreach (T one in all)
+        {
+            sorted[next[from(one)]++] = one;
+        }
+        all.Clear();
+        all.AddRange(sorted);
+        return begins;
     }
+
+    private static InvalidRequestException TooLarge() =>
+        new("The schema or expression is too large: fewer or smaller repetitions, or less nesting, is needed.");
+
+    private int Node() => _nodes < MostNodes ? _nodes++ : throw TooLarge();
 
     private int Edge(int from, byte first, byte last)
     {
         int to = Node();
-        _edges[from].Add((first, last, to));
+        _edges.Add((from, first, last, to));
         return to;
     }
+
+    private void Jump(int from, int to) => _jumps.Add((from, to));
 
     /// <returns>Where the pattern ends that begins at the node.</returns>
     private int Build(Pattern pattern, int from)
@@ -115,8 +171,8 @@ internal sealed class Automaton
                 foreach (Pattern one in choice.Choices)
                 {
                     int begin = Node();
-                    _jumps[from].Add(begin);
-                    _jumps[Build(one, begin)].Add(after);
+                    Jump(from, begin);
+                    Jump(Build(one, begin), after);
                 }
                 return after;
             case Pattern.Repeat repeat:
@@ -138,18 +194,18 @@ internal sealed class Automaton
         {
             if (written >= repeat.Least)
             {
-                _jumps[at].Add(end);
+                Jump(at, end);
             }
             int begin = Node();
-            _jumps[written > 0 ? Build(repeat.Separator, at) : at].Add(begin);
+            Jump(written > 0 ? Build(repeat.Separator, at) : at, begin);
             at = Build(repeat.Inner, begin);
             written++;
             if (written == count && repeat.Most is null)
             {
-                _jumps[Build(repeat.Separator, at)].Add(begin);
+                Jump(Build(repeat.Separator, at), begin);
             }
         }
-        _jumps[at].Add(end);
+        Jump(at, end);
         return end;
     }
 
@@ -161,20 +217,20 @@ internal sealed class Automaton
         {
             int nextSome = Node();
             int first = Node();
-            _jumps[none].Add(first);
-            _jumps[Build(members.Separator, some)].Add(first);
-            _jumps[Build(member, first)].Add(nextSome);
+            Jump(none, first);
+            Jump(Build(members.Separator, some), first);
+            Jump(Build(member, first), nextSome);
             int nextNone = Node();
             if (!required)
             {
-                _jumps[none].Add(nextNone);
-                _jumps[some].Add(nextSome);
+                Jump(none, nextNone);
+                Jump(some, nextSome);
             }
             (none, some) = (nextNone, nextSome);
         }
         int end = Node();
-        _jumps[none].Add(end);
-        _jumps[some].Add(end);
+        Jump(none, end);
+        Jump(some, end);
         return end;
     }
 
@@ -192,7 +248,7 @@ internal sealed class Automaton
         }
         if (last <= 0x7F)
         {
-            _edges[from].Add(((byte)first, (byte)last, end));
+            _edges.Add((from, (byte)first, (byte)last, end));
             return;
         }
         int length = new System.Text.Rune(first).Utf8SequenceLength;
@@ -223,49 +279,50 @@ internal sealed class Automaton
         {
             at = Edge(at, low[i], high[i]);
         }
-        _edges[at].Add((low[length - 1], high[length - 1], end));
+        _edges.Add((at, low[length - 1], high[length - 1], end));
     }
 
     /// <summary>Bytes from each node to the end, by breadth from the end; those that do not reach it are at the greatest number.</summary>
     private int[] Distances()
     {
-        int count = _edges.Count;
-        var before = new List<(int From, int Cost)>[count];
-        for (int n = 0; n < count; n++)
-        {
-            foreach (int to in _jumps[n])
-            {
-                (before[to] ??= []).Add((n, 0));
-            }
-            foreach (var (_, _, to) in _edges[n])
-            {
-                (before[to] ??= []).Add((n, 1));
-            }
-        }
-        int[] distance = new int[count];
+        List<(int From, int To, int Cost)> before = [.. _jumps.Select(j => (j.From, j.To, 0)), .. _edges.Select(e => (e.From, e.To, 1))];
+        int[] beforeOf = InOrder(before, b => b.To);
+        int[] distance = new int[_nodes];
         Array.Fill(distance, int.MaxValue);
         distance[_end] = 0;
-        var open = new LinkedList<int>([_end]);
-        while (open.First is { } node)
+        var (near, far) = (new Stack<int>([_end]), new Stack<int>());
+        for (int bytes = 0; near.Count > 0; (near, far, bytes) = (far, near, bytes + 1))
         {
-            open.RemoveFirst();
-            foreach (var (from, cost) in before[node.Value] ?? [])
+            while (near.TryPop(out int node))
             {
-                if (distance[node.Value] + cost < distance[from])
+                if (distance[node] < bytes)
                 {
-                    distance[from] = distance[node.Value] + cost;
-                    if (cost == 0)
+                    continue;
+                }
+                for (int i = beforeOf[node]; i < beforeOf[node + 1]; i++)
+                {
+                    var (from, _, cost) = before[i];
+                    if (bytes + cost < distance[from])
                     {
-                        open.AddFirst(from);
-                    }
-                    else
-                    {
-                        open.AddLast(from);
+                        distance[from] = bytes + cost;
+                        (cost == 0 ? near : far).Push(from);
                     }
                 }
             }
         }
         return distance;
+    }
+
+    private sealed class SameNodes : IEqualityComparer<int[]>
+    {
+        public bool Equals(int[]? one, int[]? other) => one.AsSpan().SequenceEqual(other);
+
+        public int GetHashCode(int[] nodes)
+        {
+            var hash = new HashCode();
+            hash.AddBytes(System.Runtime.InteropServices.MemoryMarshal.AsBytes(nodes.AsSpan()));
+            return hash.ToHashCode();
+        }
     }
 
     /// <param name="nodes">In order.</param>
@@ -286,5 +343,12 @@ internal sealed class Automaton
 
         /// <summary>Bytes to the nearest end from the farthest state that one of those tokens leads to.</summary>
         public int Farthest { get; set; }
+
+        /// <summary>Lets go of the states that follow.</summary>
+        public void Forget()
+        {
+            Array.Clear(Next);
+            Allowed = null;
+        }
     }
 }

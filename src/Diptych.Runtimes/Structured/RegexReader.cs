@@ -9,10 +9,10 @@ namespace Diptych.Runtimes.Structured;
 /// </summary>
 internal sealed class RegexReader
 {
-    private const int MostRepetitions = 4096;
+    private const int MostRepetitions = 4096, DeepestGroup = 100, LongestExpression = 16_384, ToldOfAnExpression = 100;
     private readonly string _text;
     private readonly Func<CodePoints, Pattern> _character;
-    private int _at;
+    private int _at, _depth;
 
     private RegexReader(string text, Func<CodePoints, Pattern> character) => (_text, _character) = (text, character);
 
@@ -34,6 +34,10 @@ internal sealed class RegexReader
 
     private static (Pattern Pattern, bool Begins, bool Ends) Parse(string expression, Func<CodePoints, Pattern> character)
     {
+        if (expression.Length > LongestExpression)
+        {
+            throw new InvalidRequestException($"An expression has at most {LongestExpression} characters.");
+        }
         bool begins = expression.StartsWith('^'), ends = expression.EndsWith('$') && !EscapedAt(expression, expression.Length - 1);
         string inner = expression[(begins ? 1 : 0)..(ends ? expression.Length - 1 : expression.Length)];
         var reader = new RegexReader(inner, character);
@@ -76,12 +80,17 @@ internal sealed class RegexReader
 
     private Pattern Choice()
     {
+        if (++_depth > DeepestGroup)
+        {
+            throw Wrong($"groups are nested more than {DeepestGroup} deep");
+        }
         var choices = new List<Pattern> { Sequence() };
         while (_at < _text.Length && _text[_at] == '|')
         {
             _at++;
             choices.Add(Sequence());
         }
+        _depth--;
         return Pattern.Any(choices);
     }
 
@@ -97,28 +106,24 @@ internal sealed class RegexReader
 
     private Pattern Repeated(Pattern atom)
     {
-        while (_at < _text.Length)
+        (int Least, int? Most)? times = (_at < _text.Length ? _text[_at] : '\0') switch
         {
-            (int Least, int? Most)? times = _text[_at] switch
-            {
-                '*' => (0, null),
-                '+' => (1, null),
-                '?' => (0, 1),
-                '{' => Times(),
-                _ => null,
-            };
-            if (times is not { } found)
-            {
-                return atom;
-            }
-            _at++;
-            if (_at < _text.Length && _text[_at] == '?')
-            {
-                _at++;
-            }
-            atom = atom.Times(found.Least, found.Most);
+            '*' => (0, null),
+            '+' => (1, null),
+            '?' => (0, 1),
+            '{' => Times(),
+            _ => null,
+        };
+        if (times is not { } found)
+        {
+            return atom;
         }
-        return atom;
+        _at++;
+        if (_at < _text.Length && _text[_at] == '?')
+        {
+            _at++;
+        }
+        return atom.Times(found.Least, found.Most);
     }
 
     private (int Least, int? Most)? Times()
@@ -182,7 +187,7 @@ internal sealed class RegexReader
     {
         bool negated = _at < _text.Length && _text[_at] == '^';
         _at += negated ? 1 : 0;
-        CodePoints set = CodePoints.Of();
+        var ranges = new List<(int First, int Last)>();
         bool first = true;
         while (_at < _text.Length && (_text[_at] != ']' || first))
         {
@@ -198,12 +203,13 @@ internal sealed class RegexReader
                 }
                 low = CodePoints.Of((a, x));
             }
-            set = set.Union(low);
+            ranges.AddRange(low.Ranges);
         }
         if (_at++ >= _text.Length)
         {
             throw Wrong("a class is not closed");
         }
+        CodePoints set = CodePoints.Of(ranges);
         return negated ? set.Complement() : set;
 
         CodePoints One()
@@ -256,5 +262,5 @@ internal sealed class RegexReader
         return CodePoints.Of(value);
     }
 
-    private InvalidRequestException Wrong(string why) => new($"The expression '{_text}' cannot be used: {why}.");
+    private InvalidRequestException Wrong(string why) => new($"The expression '{(_text.Length > ToldOfAnExpression ? _text[..ToldOfAnExpression] + "…" : _text)}' cannot be used: {why}.");
 }

@@ -12,7 +12,7 @@ namespace Diptych.Runtimes.Structured;
 /// </summary>
 internal sealed partial class SchemaReader
 {
-    private const int DeepestReference = 5, DeepestValue = 5, MostRepetitions = 4096;
+    private const int DeepestReference = 5, DeepestValue = 5, MostRepetitions = 4096, MostValues = 10_000, DeepestNesting = 200, LongestSchema = 1 << 20;
 
     private static readonly HashSet<string> Annotations =
         ["title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs", "definitions", "deprecated", "readOnly", "writeOnly", "$anchor"];
@@ -33,12 +33,18 @@ internal sealed partial class SchemaReader
     private static readonly Pattern Null = Pattern.Text("null");
     private readonly JsonElement _root;
     private readonly Dictionary<string, int> _depths = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, JsonElement> _targets = new(StringComparer.Ordinal);
+    private int _values, _nesting;
 
     private SchemaReader(JsonElement root) => _root = root;
 
     /// <exception cref="InvalidRequestException">It is no schema, or has what cannot be held to.</exception>
     public static Pattern Read(string schema)
     {
+        if (schema.Length > LongestSchema)
+        {
+            throw new InvalidRequestException($"A schema has at most {LongestSchema} characters.");
+        }
         try
         {
             using var json = JsonDocument.Parse(schema);
@@ -59,6 +65,18 @@ internal sealed partial class SchemaReader
 
     /// <returns>Null where it goes deeper than is followed.</returns>
     private Pattern? Value(JsonElement schema)
+    {
+        // Schemas that refer to each other stand for values whose number grows with the power of their depth.
+        if (++_values > MostValues || ++_nesting > DeepestNesting)
+        {
+            throw new InvalidRequestException("The schema is too large: fewer members that refer to each other, or less nesting, is needed.");
+        }
+        Pattern? value = Read(schema);
+        _nesting--;
+        return value;
+    }
+
+    private Pattern? Read(JsonElement schema)
     {
         if (schema.ValueKind == JsonValueKind.True)
         {
@@ -209,23 +227,32 @@ internal sealed partial class SchemaReader
 
     private Pattern? Reference(string path)
     {
-        JsonElement target = _root;
-        foreach (string step in path.StartsWith('#') ? path[1..].Split('/', StringSplitOptions.RemoveEmptyEntries) : throw Cannot($"the reference '{path}' into another document"))
-        {
-            string name = Uri.UnescapeDataString(step).Replace("~1", "/", StringComparison.Ordinal).Replace("~0", "~", StringComparison.Ordinal);
-            target = target.ValueKind == JsonValueKind.Object && target.TryGetProperty(name, out JsonElement next) ? next
-                : target.ValueKind == JsonValueKind.Array && int.TryParse(name, CultureInfo.InvariantCulture, out int index) && index < target.GetArrayLength() ? target[index]
-                : throw new InvalidRequestException($"The schema refers to '{path}', which it does not have.");
-        }
         int depth = _depths.GetValueOrDefault(path);
         if (depth == DeepestReference)
         {
             return null;
         }
+        if (!_targets.TryGetValue(path, out JsonElement target))
+        {
+            _targets.Add(path, target = Target(path));
+        }
         _depths[path] = depth + 1;
         Pattern? value = Value(target);
         _depths[path] = depth;
         return value;
+    }
+
+    private JsonElement Target(string path)
+    {
+        JsonElement target = _root;
+        foreach (string step in path.StartsWith('#') ? path[1..].Split('/', StringSplitOptions.RemoveEmptyEntries) : throw Cannot($"the reference '{path}' into another document"))
+        {
+            string name = Uri.UnescapeDataString(step).Replace("~1", "/", StringComparison.Ordinal).Replace("~0", "~", StringComparison.Ordinal);
+            target = target.ValueKind == JsonValueKind.Object && target.TryGetProperty(name, out JsonElement next) ? next
+                : target.ValueKind == JsonValueKind.Array && int.TryParse(name, CultureInfo.InvariantCulture, out int index) && index >= 0 && index < target.GetArrayLength() ? target[index]
+                : throw new InvalidRequestException($"The schema refers to '{path}', which it does not have.");
+        }
+        return target;
     }
 
     /// <summary>Whether no value is valid under two of the choices, as far as types and constants tell.</summary>

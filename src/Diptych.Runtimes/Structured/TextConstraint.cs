@@ -19,6 +19,9 @@ public sealed class TextConstraint
     /// <exception cref="InvalidRequestException">It is no regular expression, or has what cannot be held to.</exception>
     internal static TextConstraint OfRegex(string expression, TokenTrie trie) => new(RegexReader.Read(expression), trie);
 
+    /// <summary>Nodes of its automaton.</summary>
+    internal int Size => _automaton.Size;
+
     internal Position Begin() => new(this);
 
     /// <summary>How far an answer has come.</summary>

@@ -98,8 +98,82 @@ public sealed class TextConstraintTests
     [InlineData(@"(a)\1")]
     [InlineData("(?i)a")]
     [InlineData("^a|b$")]
+    [InlineData("a??+")]
+    [InlineData("a{2}{3}")]
     public void What_is_no_regular_expression_is_refused(string expression) =>
         Assert.Throws<InvalidRequestException>(() => TextConstraint.OfRegex(expression, new TokenTrie(Vocabulary)));
+
+    /// <summary>Schemas and expressions whose automata, or whose reading, would have no end: what a request may cost is bounded before it starts.</summary>
+    public static TheoryData<string, string> Hostile()
+    {
+        static string Text(string pattern) => JsonSerializer.Serialize(new { type = "string", pattern });
+        static string Members(IEnumerable<KeyValuePair<string, object>> members) => JsonSerializer.Serialize(new Dictionary<string, object>(members));
+        static string Referring(Dictionary<string, object> definitions, string first) => JsonSerializer.Serialize(new Dictionary<string, object> { ["$defs"] = definitions, ["$ref"] = $"#/$defs/{first}" });
+        static Dictionary<string, object> To(string name) => new() { ["$ref"] = $"#/$defs/{name}" };
+        static Dictionary<string, object> ListOf(string name) => new() { ["type"] = "array", ["items"] = To(name) };
+        string six = Referring(
+            Enumerable.Range(0, 6).ToDictionary(i => $"n{i}", i => (object)new { type = "object", properties = Enumerable.Range(0, 6).ToDictionary(j => $"c{j}", j => To($"n{j}")) }), "n0");
+        string chain = Referring(Enumerable.Range(0, 9_000).ToDictionary(i => $"n{i}", i => (object)(i == 8_999 ? true : ListOf($"n{i + 1}"))), "n0");
+        string same = Referring(new() { ["a"] = new { anyOf = Enumerable.Repeat(ListOf("a"), 8) } }, "a");
+        return new()
+        {
+            { "six that refer to each other", six },
+            { "a chain of 9,000", chain },
+            { "choices of the same", same },
+            { "a schema that is itself", """{"$ref": "#"}""" },
+            { "groups in groups", Text(new string('(', 5_000) + "a" + new string(')', 5_000)) },
+            { "question marks", Text("a" + new string('?', 10_000)) },
+            { "powers of repetitions", Text("((((a{4096}){4096}){4096}){4096})") },
+            { "powers of nothing", Text("((((a?){0,4096}){0,4096}){0,4096})b") },
+            { "a long expression", Text(new string('a', 20_000)) },
+            { "a large class", Text("[" + string.Concat(Enumerable.Range(0x4E00, 16_000).Where(c => c % 2 == 0).Select(c => (char)c)) + "]") },
+            { "states that double", Text("^[ab]*a[ab]{4000}$") },
+            { "2,000 members", JsonSerializer.Serialize(new { type = "object", properties = Enumerable.Range(0, 2_000).ToDictionary(i => $"p{i}", _ => new { type = "string" }), additionalProperties = false }) },
+            { "200,000 values", Members([new("enum", Enumerable.Range(0, 200_000).Select(i => $"v{i}"))]) },
+            { "a megabyte of nothing", Members([new("description", new string('x', 1_100_000))]) },
+        };
+    }
+
+    [Theory]
+    [MemberData(nameof(Hostile))]
+    public void A_schema_is_held_or_refused_within_a_bound_of_memory(string name, string schema)
+    {
+        var trie = new TokenTrie(Vocabulary);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        try
+        {
+            TextConstraint.Position position = TextConstraint.OfSchema(schema, trie).Begin();
+            float[] logits = new float[Vocabulary.Length];
+            position.Mask(logits, Ends, 1000);
+            Assert.Contains(0f, logits);
+        }
+        catch (InvalidRequestException refused)
+        {
+            Assert.True(refused.Message.Length < 400, refused.Message);
+        }
+        long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
+        Assert.True(allocated < 256 << 20, $"{name}: {allocated >> 20} MiB");
+    }
+
+    [Fact]
+    public void States_that_double_are_forgotten_before_they_fill_the_memory()
+    {
+        TextConstraint constraint = TextConstraint.OfRegex("[ab]*a[ab]{1500}", new TokenTrie(Vocabulary));
+        TextConstraint.Position position = constraint.Begin();
+        var random = new Random(3);
+        float[] logits = new float[Vocabulary.Length];
+        for (int i = 0; i < 8_000; i++)
+        {
+            Array.Clear(logits);
+            position.Mask(logits, Ends, 20_000);
+            Assert.Equal(0, logits['a' + 1]);
+            Assert.Equal(0, logits['b' + 1]);
+            Assert.Equal(float.NegativeInfinity, logits['c' + 1]);
+            position.Advance([random.Next(2) == 0 ? (byte)'a' : (byte)'b']);
+        }
+        long held = GC.GetTotalMemory(forceFullCollection: true);
+        Assert.True(held < 400 << 20, $"{held >> 20} MiB are held");
+    }
 
     [Fact]
     [Trait("Needs", "shared")]
