@@ -114,6 +114,22 @@ public sealed class HttpApiTests(StartedServer server)
     [InlineData("/v1/embeddings", "{\"model\":\"gpt\",\"input\":\"a\"}", 404, "no model 'gpt'")]
     [InlineData("/v1/collections/x/urls", "{\"urls\":[\"ftp://a\"]}", 400, "not an http")]
     [InlineData("/v1/nothing", "{}", 404, "not part of this API")]
+    [InlineData("/v1/search", "{\"collection\":\"samples\",\"query\":\"a\",\"offset\":2147483640}", 400, "their sum at most")]
+    [InlineData("/v1/search", "{\"collection\":\"samples\",\"query\":\"a\",\"offset\":2000,\"mmr_lambda\":0.5}", 400, "mmr_lambda")]
+    [InlineData("/v1/search", "{\"collection\":\"samples\",\"query\":\"a\\ud83d\"}", 400, "query")]
+    [InlineData("/v1/search", "{\"collection\":\"samples\",\"query\":\"a\",\"filter\":{\"field\":\"x\",\"eq\":\"\\udc00\"}}", 400, "'$.filter'")]
+    [InlineData("/v1/search", "{\"collection\":\"samples\",\"parts\":[null]}", 400, "holds null")]
+    [InlineData("/v1/search", "{\"collection\":\"samples\",\"query\":\"a\",\"limit\":\"ten\"}", 400, "'$.limit'")]
+    [InlineData("/v1/search", "{\"collection\":\"samples\",\"query\":\"a\",\"limit\":1e40}", 400, "'$.limit'")]
+    [InlineData("/v1/embeddings", "{\"model\":\"starter-text\",\"input\":\"a\\ud83d\"}", 400, "surrogate")]
+    [InlineData("/v1/embeddings", "{\"model\":null,\"input\":\"a\"}", 400, "model")]
+    [InlineData("/v1/embeddings", "{\"input\":\"a\"}", 400, "'model'")]
+    [InlineData("/v1/answers", "{\"collection\":\"samples\",\"question\":null}", 400, "question")]
+    [InlineData("/v1/collections", "{\"name\":null}", 400, "name")]
+    [InlineData("/v1/collections", "{}", 400, "name")]
+    [InlineData("/v1/collections/x/urls", "{\"urls\":null}", 400, "urls")]
+    [InlineData("/v1/collections/x/urls", "{\"urls\":[null]}", 400, "holds null")]
+    [InlineData("/v1/rerank", "{\"model\":\"starter-text\",\"query\":\"a\",\"documents\":null}", 400, "documents")]
     public async Task Errors_are_problem_documents_that_say_what_to_do(string path, string body, int status, string words)
     {
         HttpResponseMessage response = await Client.PostAsync(path, new StringContent(body, Encoding.UTF8, "application/json"));
@@ -123,6 +139,42 @@ public sealed class HttpApiTests(StartedServer server)
         using var problem = JsonDocument.Parse(text);
         Assert.Contains(words, problem.RootElement.GetProperty("detail").GetString(), StringComparison.Ordinal);
         Assert.StartsWith("urn:diptych:problem:", problem.RootElement.GetProperty("type").GetString(), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_member_that_is_null_is_one_that_is_absent()
+    {
+        JsonElement plain = await PostAsync("/v1/search", new { query = "a pink flower", collection = "samples" });
+        JsonElement nulls = await PostAsync("/v1/search", new
+        {
+            collection = "samples",
+            query = (string?)null,
+            parts = new object[] { new { text = "a pink flower", image = (string?)null, image_url = (string?)null, passage = (long?)null, weight = (double?)null } },
+            channels = (string[]?)null,
+            fusion = (string?)null,
+            channel_weights = (object?)null,
+            filter = (object?)null,
+            modality = (string?)null,
+            limit = (int?)null,
+            offset = (int?)null,
+            group_by_document = (bool?)null,
+            mmr_lambda = (double?)null,
+            min_confidence = (double?)null,
+        });
+        Assert.Equal(10, nulls.GetProperty("hits").GetArrayLength());
+        Assert.Equal(plain.GetProperty("hits").GetRawText(), nulls.GetProperty("hits").GetRawText());
+        JsonElement answer = await PostAsync("/v1/answers", new { collection = "samples", question = "What weighs 12 kilograms without the parachute?", stream = (bool?)null, extract_only = (bool?)null, min_confidence = (double?)null });
+        Assert.Contains("12", answer.GetProperty("text").GetString(), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_body_that_is_no_upload_and_a_query_have_a_greatest_size()
+    {
+        foreach (var (body, status) in new[] { (new string('x', 33 << 20), HttpStatusCode.RequestEntityTooLarge), (new string('x', 100_000), HttpStatusCode.BadRequest) })
+        {
+            HttpResponseMessage response = await Client.PostAsJsonAsync("/v1/search", new { collection = "samples", query = body });
+            Assert.Equal(status, response.StatusCode);
+        }
     }
 
     [Fact]

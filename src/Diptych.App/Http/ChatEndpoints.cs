@@ -119,7 +119,7 @@ internal static class ChatEndpoints
         string id = $"chatcmpl-{Guid.NewGuid():N}";
         long created = time.GetUtcNow().ToUnixTimeSeconds();
         ChatCompletion Completion(bool chunk, IReadOnlyList<ChatChoice> choices, CompletionUsage? usage) => new(id, chunk ? "chat.completion.chunk" : "chat.completion", created, body.Model, choices, usage);
-        if (!body.Stream)
+        if (body.Stream is not true)
         {
             Answer[] answers = await Task.WhenAll(samplings.Select(s => WholeAsync(model, prompt, s, adapter, cancellation)));
             return Results.Ok(Completion(false, [.. answers.Select((a, i) =>
@@ -169,7 +169,7 @@ internal static class ChatEndpoints
         string id = $"cmpl-{Guid.NewGuid():N}";
         long created = time.GetUtcNow().ToUnixTimeSeconds();
         TextCompletion Completion(IReadOnlyList<TextChoice> choices, CompletionUsage? usage) => new(id, "text_completion", created, body.Model, choices, usage);
-        if (!body.Stream)
+        if (body.Stream is not true)
         {
             Answer[] answers = await Task.WhenAll(samplings.Select(s => WholeAsync(model, prompt, s, adapter, cancellation)));
             return Results.Ok(Completion([.. answers.Select((a, i) => new TextChoice(i, a.Text, TextChances(model, a.Chances), a.Last.Finish))], Usage([.. answers.Select(a => a.Last)])));

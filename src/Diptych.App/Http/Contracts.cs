@@ -19,7 +19,7 @@ public sealed record PartRequest
     public long? Passage { get; init; }
 
     [Description("Negative pushes away. Default 1.")]
-    public double Weight { get; init; } = 1;
+    public double? Weight { get; init; }
 }
 
 /// <summary>The body of POST /v1/search.</summary>
@@ -35,8 +35,8 @@ public sealed record SearchRequest
     [Description("Of cross, text, lexical; empty takes all that apply.")]
     public IReadOnlyList<Channel>? Channels { get; init; }
 
-    [Description("reciprocal_rank or weighted.")]
-    public Fusion Fusion { get; init; } = Fusion.ReciprocalRank;
+    [Description("reciprocal_rank (the default) or weighted.")]
+    public Fusion? Fusion { get; init; }
 
     [Description("Weight by channel for fusion; default 1 each.")]
     public IReadOnlyDictionary<string, double>? ChannelWeights { get; init; }
@@ -46,18 +46,19 @@ public sealed record SearchRequest
 
     public Modality? Modality { get; init; }
 
-    public int Limit { get; init; } = 10;
+    [Description("Hits, 1 to 1000. Default 10.")]
+    public int? Limit { get; init; }
 
-    public int Offset { get; init; }
+    public int? Offset { get; init; }
 
     [Description("At most one hit a document.")]
-    public bool GroupByDocument { get; init; }
+    public bool? GroupByDocument { get; init; }
 
     [Description("Maximal marginal relevance: 1 relevance alone, 0 novelty alone.")]
     public double? MmrLambda { get; init; }
 
     [Description("Hits below this calibrated confidence are left out.")]
-    public double MinConfidence { get; init; }
+    public double? MinConfidence { get; init; }
 }
 
 /// <summary>A hit with links to what it shows.</summary>
@@ -119,13 +120,13 @@ public sealed record AnswerRequest
     public Filter? Filter { get; init; }
 
     [Description("Server-sent events: 'delta' with text, then 'answer' with the whole.")]
-    public bool Stream { get; init; }
+    public bool? Stream { get; init; }
 
     [Description("Below this confidence there is no answer. Default 0.4.")]
     public double? MinConfidence { get; init; }
 
     [Description("Extracts even where a language model is configured.")]
-    public bool ExtractOnly { get; init; }
+    public bool? ExtractOnly { get; init; }
 }
 
 /// <summary>A citation with a link that opens the document at the place.</summary>
@@ -147,7 +148,10 @@ public sealed record AnswerResponse(string Kind, string Text, IReadOnlyList<Cita
 public sealed record CollectionRequest(string Name, [property: Description("What its words are stemmed in: english, french, german, spanish, italian, portuguese, dutch, danish, norwegian or swedish. Default english.")] string? Language = null);
 
 /// <summary>The body of POST /v1/collections/{collection}/urls.</summary>
-public sealed record UrlsRequest(IReadOnlyList<string> Urls);
+public sealed record UrlsRequest
+{
+    public required IReadOnlyList<string> Urls { get; init; }
+}
 
 /// <summary>An ingestion job.</summary>
 /// <param name="State">queued, running, done (every file has ended, each with its outcome) or cancelled.</param>

@@ -12,16 +12,16 @@ internal static class Endpoints
 {
     private const int MaxListed = 1000;
 
-    public static void Map(IEndpointRouteBuilder app)
+    public static void Map(IEndpointRouteBuilder app, DiptychOptions options)
     {
         RouteGroupBuilder v1 = app.MapGroup("/v1").ProducesProblem(400).ProducesProblem(404);
-        MapCollections(v1.MapGroup("/collections").WithTags("Collections"));
+        MapCollections(v1.MapGroup("/collections").WithTags("Collections"), options);
         MapDocuments(v1.MapGroup("").WithTags("Documents"));
         JobEndpoints.Map(v1.MapGroup("/jobs").WithTags("Jobs"));
         MapQueries(v1.MapGroup("").WithTags("Queries"));
     }
 
-    private static void MapCollections(RouteGroupBuilder group)
+    private static void MapCollections(RouteGroupBuilder group, DiptychOptions options)
     {
         group.MapGet("", (Product product) => product.Store.Collections()).WithSummary("Lists the collections");
         group.MapPost("", (CollectionRequest body, Product product) =>
@@ -46,7 +46,7 @@ internal static class Endpoints
             }
             return new DocumentList([.. product.Store.Documents(collection, prefix, limit, offset).Select(DocumentResponse.Of)]);
         }).WithSummary("Lists a collection's documents; 'prefix' keeps those whose source begins with it");
-        JobEndpoints.MapStarts(group);
+        JobEndpoints.MapStarts(group, options);
     }
 
     private static void MapDocuments(RouteGroupBuilder group)
@@ -135,12 +135,12 @@ internal static class Endpoints
                 Image = body.Image is null ? null : Base64(body.Image),
                 Filter = body.Filter,
                 MinConfidence = body.MinConfidence,
-                ExtractOnly = body.ExtractOnly,
+                ExtractOnly = body.ExtractOnly is true,
             };
             ServerSentEvents? events = null;
             await foreach (AnswerPart part in product.Answerer.AskAsync(question, cancellation))
             {
-                if (!body.Stream)
+                if (body.Stream is not true)
                 {
                     if (part.Final is not null)
                     {
@@ -170,24 +170,24 @@ internal static class Endpoints
             byte[]? image = part.Image is not null ? Base64(part.Image)
                 : part.ImageUrl is not null ? await ImageAsync(product, PassageOf(part.ImageUrl), cancellation)
                 : null;
-            parts.Add(new QueryPart { Text = part.Text, Image = image, PassageId = part.Passage, Weight = part.Weight });
+            parts.Add(new QueryPart { Text = part.Text, Image = image, PassageId = part.Passage, Weight = part.Weight ?? 1 });
         }
         return new Query
         {
             Collection = body.Collection,
             Parts = parts,
             Channels = body.Channels ?? [],
-            Fusion = body.Fusion,
+            Fusion = body.Fusion ?? Fusion.ReciprocalRank,
             ChannelWeights = (body.ChannelWeights ?? new Dictionary<string, double>()).ToDictionary(
                 w => Enum.TryParse(w.Key, ignoreCase: true, out Channel channel) ? channel : throw new InvalidRequestException($"'{w.Key}' is no channel: cross, text or lexical."),
                 w => w.Value),
             Filter = body.Filter,
             Modality = body.Modality,
-            Limit = body.Limit,
-            Offset = body.Offset,
-            GroupByDocument = body.GroupByDocument,
+            Limit = body.Limit ?? 10,
+            Offset = body.Offset ?? 0,
+            GroupByDocument = body.GroupByDocument is true,
             MmrLambda = body.MmrLambda,
-            MinConfidence = body.MinConfidence,
+            MinConfidence = body.MinConfidence ?? 0,
         };
     }
 

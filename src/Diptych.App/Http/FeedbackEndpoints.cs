@@ -74,7 +74,8 @@ public sealed record FeedbackRequest
     [Description("The hits, or the passages that an answer cites.")]
     public required IReadOnlyList<long> PassageIds { get; init; }
 
-    public FeedbackSignal Signal { get; init; }
+    [Description("up (the default), down or click.")]
+    public FeedbackSignal? Signal { get; init; }
 }
 
 /// <summary>The body of PUT /v1/collections/{collection}/tunings/active.</summary>

@@ -14,7 +14,7 @@ public abstract record GenerationRequest
 
     public required string Model { get; init; }
 
-    public bool Stream { get; init; }
+    public bool? Stream { get; init; }
 
     public StreamOptions? StreamOptions { get; init; }
 
@@ -37,7 +37,7 @@ public abstract record GenerationRequest
 
     public float? PresencePenalty { get; init; }
 
-    public int? Seed { get; init; }
+    public long? Seed { get; init; }
 
     public int? MaxTokens { get; init; }
 
@@ -71,6 +71,7 @@ public abstract record GenerationRequest
         {
             throw new InvalidRequestException("An answer is held to response_format or to guided_regex, not to both.");
         }
+        int? seed = Seed is null or (>= int.MinValue and <= int.MaxValue) ? (int?)Seed : unchecked((int)(Seed ^ (Seed >> 32)));
         var one = new Sampling
         {
             Temperature = Temperature ?? 0.7f,
@@ -80,11 +81,12 @@ public abstract record GenerationRequest
             RepetitionPenalty = RepetitionPenalty ?? 1,
             FrequencyPenalty = FrequencyPenalty ?? 0,
             PresencePenalty = PresencePenalty ?? 0,
-            Seed = Seed,
+            Seed = seed,
             MaxTokens = MaxCompletionTokens ?? MaxTokens ?? 1024,
             Stop = Stop switch
             {
                 null or { ValueKind: JsonValueKind.Null } => [],
+                { ValueKind: JsonValueKind.String } text when text.GetString()!.Length == 0 => [],
                 { ValueKind: JsonValueKind.String } text => [text.GetString()!],
                 { ValueKind: JsonValueKind.Array } several when several.GetArrayLength() <= 4 && several.EnumerateArray().All(s => s.ValueKind == JsonValueKind.String && s.GetString()!.Length > 0) => [.. several.EnumerateArray().Select(s => s.GetString()!)],
                 _ => throw new InvalidRequestException("stop is a string, or up to four."),
@@ -95,7 +97,7 @@ public abstract record GenerationRequest
             LogProbabilities = Chances,
             LooksBack = Speculative ?? true,
         };
-        return [.. Enumerable.Range(0, N ?? 1).Select(i => one with { Seed = Seed + i })];
+        return [.. Enumerable.Range(0, N ?? 1).Select(i => one with { Seed = unchecked(seed + i) })];
     }
 }
 

@@ -97,7 +97,7 @@ internal static class InferenceEndpoints
         RerankItem[] ranked =
         [
             .. scores.Select((s, i) => (Score: s, Index: i)).OrderByDescending(s => s.Score).ThenBy(s => s.Index).Take(body.TopN ?? texts.Length)
-                .Select(s => new RerankItem(s.Index, Math.Round(s.Score, 6), body.ReturnDocuments ? new RerankDocument(texts[s.Index]) : null)),
+                .Select(s => new RerankItem(s.Index, Math.Round(s.Score, 6), body.ReturnDocuments is true ? new RerankDocument(texts[s.Index]) : null)),
         ];
         int tokens = reranker is null ? texts.Append(body.Query).Sum(t => product.Embedder.Tokenizer.Encode(t).Length) : texts.Sum(t => reranker.CountTokens(body.Query, t));
         return new RerankResponse(Guid.NewGuid().ToString(), reranker?.Model ?? OpenAiEndpoints.TextModel, ranked, new EmbeddingsUsage(tokens, tokens));
@@ -126,7 +126,7 @@ public sealed record RerankRequest
     [Description("How many to return; all where it is left out.")]
     public int? TopN { get; init; }
 
-    public bool ReturnDocuments { get; init; }
+    public bool? ReturnDocuments { get; init; }
 }
 
 /// <summary>The answer to POST /v1/rerank.</summary>

@@ -1,6 +1,7 @@
 using Diptych.App.Jobs;
 using Diptych.Core;
 using Diptych.Index.Jobs;
+using Microsoft.AspNetCore.Mvc;
 
 namespace Diptych.App.Http;
 
@@ -12,11 +13,12 @@ internal static class JobEndpoints
     /// <summary>How often a job is looked at whose progress is made by another node.</summary>
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(500);
 
-    public static void MapStarts(RouteGroupBuilder collections)
+    public static void MapStarts(RouteGroupBuilder collections, DiptychOptions options)
     {
         collections.MapPost("/{collection}/documents", async (string collection, HttpRequest request, JobService jobs, Product product, CancellationToken cancellation) =>
             await AcceptedAsync(await jobs.UploadAsync(collection, request, cancellation), product, cancellation))
             .WithSummary("Uploads files (multipart/form-data) and starts a job that ingests them").DisableAntiforgery()
+            .WithMetadata(new RequestSizeLimitAttribute(options.MaxUploadBytes))
             .Produces<JobResponse>(202).ProducesProblem(409).ProducesProblem(413).ProducesProblem(429).ProducesProblem(507);
         collections.MapPost("/{collection}/urls", async (string collection, UrlsRequest body, JobService jobs, Product product, CancellationToken cancellation) =>
             await AcceptedAsync(await jobs.FetchAsync(collection, body.Urls, cancellation), product, cancellation))

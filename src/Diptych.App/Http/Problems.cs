@@ -31,7 +31,7 @@ internal sealed partial class Problems(DiptychOptions options, ILogger<Problems>
             StoreDamagedException => (500, "store-damaged", exception.Message),
             StorageFullException => (507, "storage-full", exception.Message),
             StoreUnavailableException => (503, "store-unavailable", exception.Message),
-            BadHttpRequestException { InnerException: JsonException json } => (400, "invalid-json", json.Message),
+            BadHttpRequestException { InnerException: JsonException json } => (400, "invalid-json", Told(json)),
             BadHttpRequestException bad => (bad.StatusCode, bad.StatusCode == 413 ? "too-large" : "invalid-request", bad.Message),
             _ => (500, "internal", "The server failed to carry this out; its log says why."),
         };
@@ -49,6 +49,16 @@ internal sealed partial class Problems(DiptychOptions options, ILogger<Problems>
         }
         await WriteAsync(http, status, type, detail, cancellation);
         return true;
+    }
+
+    /// <summary>What is wrong with a body, without the names of this program's types.</summary>
+    private static string Told(JsonException error)
+    {
+        string message = error.Message;
+        return message.Contains("could not be mapped", StringComparison.Ordinal) ? $"The body has '{error.Path}', which is no member of this request."
+            : message.Contains("missing required", StringComparison.Ordinal) ? $"The body lacks what is required: {message[(message.LastIndexOf(':') + 1)..].Trim().TrimEnd('.')}."
+            : message.Contains("System.", StringComparison.Ordinal) || message.Contains("Diptych.", StringComparison.Ordinal) ? $"The value of '{error.Path}' is not one that this member takes."
+            : message;
     }
 
     [LoggerMessage(1, LogLevel.Error, "{Method} of {Endpoint} failed")]

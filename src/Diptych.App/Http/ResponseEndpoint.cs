@@ -36,7 +36,7 @@ internal static class ResponseEndpoint
             text is null ? [] : [new ResponseItem("message", item, "assistant", last is null ? "in_progress" : "completed", [new ResponseText("output_text", text, [])])],
             last?.Finish == "length" ? new IncompleteDetails("max_output_tokens") : null,
             last is null ? null : new ResponseUsage(last.PromptTokens, last.CompletionTokens, last.PromptTokens + last.CompletionTokens, new ResponseInputDetails(last.CachedTokens), new ResponseOutputDetails(0)));
-        if (!body.Stream)
+        if (body.Stream is not true)
         {
             ChatEndpoints.Answer answer = await ChatEndpoints.WholeAsync(model, prompt, sampling, adapter, cancellation);
             return Results.Ok(Response(answer.Text, answer.Last));
@@ -101,7 +101,7 @@ public sealed record ResponseRequest
 
     public int? MaxOutputTokens { get; init; }
 
-    public bool Stream { get; init; }
+    public bool? Stream { get; init; }
 
     public ResponseTextOptions? Text { get; init; }
 

@@ -8,6 +8,9 @@ namespace Diptych.App.Http;
 /// <summary>The server: the API, its OpenAPI document, health, and the web page.</summary>
 internal static class Server
 {
+    /// <summary>Of a body that is no upload: room for some pictures in base64.</summary>
+    private const long MaxJsonBytes = 32L << 20;
+
     /// <summary>Builds the server. The product is opened by the caller, which also closes it.</summary>
     /// <param name="logs">The program's log; null writes errors only.</param>
     public static WebApplication Build(DiptychOptions options, Product product, TimeProvider time, ILoggerFactory? logs = null)
@@ -15,7 +18,7 @@ internal static class Server
         WebApplicationBuilder builder = WebApplication.CreateSlimBuilder();
         builder.WebHost.UseUrls(options.Url);
         builder.WebHost.UseKestrelHttpsConfiguration();
-        builder.WebHost.ConfigureKestrel(k => k.Limits.MaxRequestBodySize = options.MaxUploadBytes);
+        builder.WebHost.ConfigureKestrel(k => k.Limits.MaxRequestBodySize = Math.Min(options.MaxUploadBytes, MaxJsonBytes));
         if (logs is null)
         {
             builder.Logging.SetMinimumLevel(LogLevel.Error);
@@ -76,7 +79,7 @@ internal static class Server
         app.MapGet("/healthz", () => TypedResults.Text("ok")).ExcludeFromDescription();
         app.MapGet("/readyz", (Readiness readiness, CancellationToken cancellation) => readiness.AnswerAsync(cancellation))
             .ExcludeFromDescription();
-        Endpoints.Map(app);
+        Endpoints.Map(app, options);
         OpenAiEndpoints.Map(app);
         InferenceEndpoints.Map(app);
         ChatEndpoints.Map(app);

@@ -27,6 +27,11 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
     /// <summary>The deepest page that can be asked for.</summary>
     private const int MaxDepth = 10_000;
 
+    /// <summary>For diversity each hit is compared with each: so many take a tenth of a second.</summary>
+    private const int MaxDiverse = 1_000;
+
+    private const int MaxWords = 32_768;
+
     private readonly ConcurrentDictionary<string, (long Sequence, int? Version, QueryAdapter? Adapter)> _adapters = new(StringComparer.Ordinal);
 
     /// <exception cref="InvalidRequestException">The query cannot be carried out as it stands.</exception>
@@ -105,9 +110,17 @@ public sealed class Searcher(IDocumentStore store, Embedder embedder)
 
     private void Check(Query query)
     {
-        if (query.Limit is < 1 or > 1000 || query.Offset < 0 || query.Offset + query.Limit > MaxDepth)
+        if (query.Limit is < 1 or > 1000 || query.Offset < 0 || (long)query.Offset + query.Limit > MaxDepth)
         {
             throw new InvalidRequestException($"limit is 1 to 1000, offset at least 0, and their sum at most {MaxDepth}.");
+        }
+        if (query.MmrLambda is not null && query.Offset + query.Limit > MaxDiverse)
+        {
+            throw new InvalidRequestException($"With mmr_lambda the sum of offset and limit is at most {MaxDiverse}.");
+        }
+        if (query.Parts.Sum(p => (long)(p.Text?.Length ?? 0)) > MaxWords)
+        {
+            throw new InvalidRequestException($"A query has at most {MaxWords} characters; to look for a whole document's like, send the id of one of its passages.");
         }
         if (query.MmrLambda is < 0 or > 1 || query.MinConfidence is < 0 or > 1)
         {
