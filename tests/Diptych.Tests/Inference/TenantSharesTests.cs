@@ -1,0 +1,77 @@
+using Diptych.Inference;
+using Diptych.Inference.Scheduling;
+using Xunit;
+
+namespace Diptych.Tests.Inference;
+
+public sealed class TenantSharesTests
+{
+    [Fact]
+    public void A_million_names_cost_neither_memory_nor_time_and_who_has_work_keeps_its_account()
+    {
+        var shares = new TenantShares();
+        int busy = shares.IndexOf("busy"), served = shares.IndexOf("served");
+        shares.Enter(busy, Lane.Interactive, 2);
+        shares.Charge(busy, Lane.Interactive, 5);
+        long before = GC.GetTotalMemory(forceFullCollection: true);
+        for (int i = 0; i < 1_000_000; i++)
+        {
+            int once = shares.IndexOf($"tenant {i}");
+            shares.Enter(once, Lane.Bulk, 1);
+            Assert.Equal(1, shares.Ahead(once, Lane.Bulk, 1));
+            shares.Leave(once, Lane.Bulk, 1);
+            shares.Charge(once, Lane.Bulk, 1);
+            shares.Charge(served, Lane.Bulk, 1);
+        }
+        Assert.True(GC.GetTotalMemory(forceFullCollection: true) - before < 16 << 20);
+        Assert.True(shares.Count < 5_000);
+        Assert.Equal((busy, 5d, 2d), (shares.IndexOf("busy"), shares.Served(busy, Lane.Interactive), shares.Waiting(busy, Lane.Interactive)));
+        Assert.Equal((served, 1_000_000d), (shares.IndexOf("served"), shares.Served(served, Lane.Bulk)));
+        int anew = shares.IndexOf("tenant 0");
+        Assert.Equal(0, shares.Served(anew, Lane.Bulk));
+    }
+
+    [Fact]
+    public void Accounts_are_those_of_a_plain_table()
+    {
+        var random = new Random(11);
+        var shares = new TenantShares();
+        double[,] served = new double[40, 3];
+        var waiting = new List<double>[40, 3];
+        for (int tenant = 0; tenant < 40; tenant++)
+        {
+            for (int lane = 0; lane < 3; lane++)
+            {
+                waiting[tenant, lane] = [];
+            }
+        }
+        for (int step = 0; step < 20_000; step++)
+        {
+            int tenant = random.Next(40), index = shares.IndexOf($"t{tenant}");
+            var lane = (Lane)random.Next(3);
+            List<double> own = waiting[tenant, (int)lane];
+            switch (random.Next(3))
+            {
+                case 0:
+                    double[] others = [.. Enumerable.Range(0, 40).Where(t => waiting[t, (int)lane].Count > 0).Select(t => served[t, (int)lane])];
+                    if (own.Count == 0 && others.Length > 0)
+                    {
+                        served[tenant, (int)lane] = Math.Max(served[tenant, (int)lane], others.Min());
+                    }
+                    own.Add(random.Next(1, 9));
+                    shares.Enter(index, lane, own[^1]);
+                    break;
+                case 1 when own.Count > 0:
+                    shares.Leave(index, lane, own[0]);
+                    own.RemoveAt(0);
+                    break;
+                default:
+                    served[tenant, (int)lane]++;
+                    shares.Charge(index, lane, 1);
+                    break;
+            }
+            double before = own.Sum() + Enumerable.Range(0, 40).Where(t => t != tenant).Sum(t => Math.Min(waiting[t, (int)lane].Sum(), own.Sum() + 3));
+            Assert.Equal((served[tenant, (int)lane], own.Sum(), before), (shares.Served(index, lane), shares.Waiting(index, lane), shares.Ahead(index, lane, 3)));
+        }
+    }
+}
