@@ -2,7 +2,7 @@ using Diptych.Bench;
 using Diptych.Bench.Index;
 using Diptych.Bench.Serving;
 
-// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|readers|fuzz|scan|start|index|wear|growth|million|lexical|postgres|serve|simulate|ledger|llm|answers|tune|all]
+// Every figure that the docs quote: dotnet run -c Release --project bench/Diptych.Bench -- [quality|ingest|decode|readers|fuzz|requests|scan|start|index|wear|growth|million|lexical|postgres|serve|simulate|ledger|llm|answers|tune|all]
 string what = args.FirstOrDefault() ?? "all";
 var benches = new Dictionary<string, Func<Report, Task>>
 {
@@ -11,6 +11,7 @@ var benches = new Dictionary<string, Func<Report, Task>>
     ["decode"] = DecodeSpeed.RunAsync,
     ["readers"] = ReaderSpeed.RunAsync,
     ["fuzz"] = ReaderFuzzing.RunAsync,
+    ["requests"] = RequestFuzzing.RunAsync,
     ["scan"] = ScanSpeed.RunAsync,
     ["start"] = StartTime.RunAsync,
     ["index"] = IndexSpeed.RunAsync,

@@ -145,7 +145,13 @@ public sealed record AnswerResponse(string Kind, string Text, IReadOnlyList<Cita
 }
 
 /// <summary>The body of POST /v1/collections.</summary>
-public sealed record CollectionRequest(string Name, [property: Description("What its words are stemmed in: english, french, german, spanish, italian, portuguese, dutch, danish, norwegian or swedish. Default english.")] string? Language = null);
+public sealed record CollectionRequest
+{
+    public required string Name { get; init; }
+
+    [Description("What its words are stemmed in: english, french, german, spanish, italian, portuguese, dutch, danish, norwegian or swedish. Default english.")]
+    public string? Language { get; init; }
+}
 
 /// <summary>The body of POST /v1/collections/{collection}/urls.</summary>
 public sealed record UrlsRequest

@@ -17,7 +17,6 @@ internal static class JsonContract
     public static void Apply(JsonSerializerOptions options)
     {
         options.RespectNullableAnnotations = true;
-        options.RespectRequiredConstructorParameters = true;
         options.TypeInfoResolver = (options.TypeInfoResolver ?? new DefaultJsonTypeInfoResolver()).WithAddedModifier(NullIsAbsent);
         options.Converters.Add(new UnicodeElements());
     }

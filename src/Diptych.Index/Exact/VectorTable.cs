@@ -9,6 +9,10 @@ namespace Diptych.Index.Exact;
 internal sealed class VectorTable(int dimensions)
 {
     internal const int BlockRows = 1024;
+
+    /// <summary>The first block begins with so many and doubles, so that a small collection takes little.</summary>
+    private const int FirstRows = 4;
+
     private readonly List<VectorBlock> _blocks = [];
     private readonly List<ulong[]> _deleted = [];
     private int _count, _dead;
@@ -23,8 +27,17 @@ internal sealed class VectorTable(int dimensions)
         int row = _count % BlockRows;
         if (row == 0)
         {
-            _blocks.Add(new VectorBlock(new float[BlockRows * dimensions], new PassageKey[BlockRows]));
+            int room = _blocks.Count == 0 ? FirstRows : BlockRows;
+            _blocks.Add(new VectorBlock(new float[room * dimensions], new PassageKey[room]));
             _deleted.Add(new ulong[BlockRows / 64]);
+        }
+        else if (row == _blocks[^1].Keys.Length)
+        {
+            // Published snapshots keep the block they have.
+            var larger = new VectorBlock(new float[2 * row * dimensions], new PassageKey[2 * row]);
+            _blocks[^1].Values.CopyTo(larger.Values, 0);
+            _blocks[^1].Keys.CopyTo(larger.Keys, 0);
+            _blocks[^1] = larger;
         }
         vector.CopyTo(_blocks[^1].Values.AsSpan(row * dimensions, dimensions));
         _blocks[^1].Keys[row] = key;
@@ -41,7 +54,7 @@ internal sealed class VectorTable(int dimensions)
     }
 
     /// <summary>True when so many rows are dead that copying the live ones pays.</summary>
-    public bool NeedsCompaction => _dead > BlockRows && _dead > _count * 3 / 10;
+    public bool NeedsCompaction => (_dead > BlockRows && _dead > _count * 3 / 10) || (_dead == _count && _count > 0);
 
     /// <summary>Copies the live rows into new blocks, in order, and tells each row's new number.</summary>
     public void Compact(Action<PassageKey, int> moved)

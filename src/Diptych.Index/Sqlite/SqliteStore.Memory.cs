@@ -87,11 +87,13 @@ public sealed partial class SqliteStore
         var changes = _watcher.Rows("SELECT document_id, added FROM log WHERE seq > $s ORDER BY seq", ("$s", _seq))
             .Select(r => (Id: r.GetInt64(0), Added: r.GetInt64(1) == 1)).ToList();
         var removed = changes.Where(c => !c.Added).Select(c => c.Id).ToHashSet();
+        var left = new HashSet<string>(StringComparer.Ordinal);
         foreach (long id in removed)
         {
             if (_documents.TryRemove(id, out Document? document))
             {
                 SpacesOf(document.Collection).Remove(document.Id);
+                left.Add(document.Collection);
                 _words.GetOrAdd(document.Collection, _ => new Words()).Removed.Enqueue(id);
             }
         }
@@ -106,7 +108,12 @@ public sealed partial class SqliteStore
             }
             AddVectors($"WHERE document_id IN ({list})", ids);
         }
+        left.RemoveWhere(c => _watcher.Scalar("SELECT 1 FROM collections WHERE name = $n", ("$n", c)) is not null);
         read.Commit();
+        foreach (string deleted in left)
+        {
+            _spaces.TryRemove(deleted, out _);
+        }
         Volatile.Write(ref _newest, Math.Max(_newest, changes.Select(c => c.Id).DefaultIfEmpty(0).Max()));
         foreach (Spaces spaces in _spaces.Values)
         {

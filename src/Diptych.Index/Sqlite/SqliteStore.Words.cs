@@ -80,6 +80,8 @@ public sealed partial class SqliteStore
         }
         if (id == 0)
         {
+            // A collection that comes under the name later has words of its own.
+            _words.TryRemove(KeyValuePair.Create(collection, words));
             Volatile.Write(ref words.Sequence, sequence);
             return;
         }

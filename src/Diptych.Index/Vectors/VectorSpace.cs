@@ -27,6 +27,7 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
     /// <summary>Where each passage is: in the graph, or in the table.</summary>
     private readonly Dictionary<long, int> _slots = [], _rows = [];
     private VectorTable _table = new(dimensions);
+    private bool _changed;
     private State _state = new(new VectorTable(dimensions).Snapshot, null, [], null);
 
     public int Count => _state.Table.Live + _slots.Count;
@@ -38,7 +39,11 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
 
     public bool Contains(long passageId) => _slots.ContainsKey(passageId);
 
-    public void Add(PassageKey key, ReadOnlySpan<float> vector) => _rows[key.Id] = _table.Add(key, vector);
+    public void Add(PassageKey key, ReadOnlySpan<float> vector)
+    {
+        _rows[key.Id] = _table.Add(key, vector);
+        _changed = true;
+    }
 
     /// <summary>Rows of the graph leave at once, those of the table with the next <see cref="Publish"/>.</summary>
     public void Remove(long passageId)
@@ -46,6 +51,7 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
         if (_rows.Remove(passageId, out int row))
         {
             _table.Delete(row);
+            _changed = true;
         }
         if (_slots.Remove(passageId, out int slot))
         {
@@ -58,6 +64,11 @@ internal sealed class VectorSpace(int dimensions, Modality modality)
 
     public void Publish()
     {
+        if (!_changed)
+        {
+            return;
+        }
+        _changed = false;
         if (_table.NeedsCompaction)
         {
             _rows.Clear();

@@ -7,31 +7,6 @@ namespace Diptych.Tests.Inference;
 public sealed class TenantSharesTests
 {
     [Fact]
-    public void A_million_names_cost_neither_memory_nor_time_and_who_has_work_keeps_its_account()
-    {
-        var shares = new TenantShares();
-        int busy = shares.IndexOf("busy"), served = shares.IndexOf("served");
-        shares.Enter(busy, Lane.Interactive, 2);
-        shares.Charge(busy, Lane.Interactive, 5);
-        long before = GC.GetTotalMemory(forceFullCollection: true);
-        for (int i = 0; i < 1_000_000; i++)
-        {
-            int once = shares.IndexOf($"tenant {i}");
-            shares.Enter(once, Lane.Bulk, 1);
-            Assert.Equal(1, shares.Ahead(once, Lane.Bulk, 1));
-            shares.Leave(once, Lane.Bulk, 1);
-            shares.Charge(once, Lane.Bulk, 1);
-            shares.Charge(served, Lane.Bulk, 1);
-        }
-        Assert.True(GC.GetTotalMemory(forceFullCollection: true) - before < 16 << 20);
-        Assert.True(shares.Count < 5_000);
-        Assert.Equal((busy, 5d, 2d), (shares.IndexOf("busy"), shares.Served(busy, Lane.Interactive), shares.Waiting(busy, Lane.Interactive)));
-        Assert.Equal((served, 1_000_000d), (shares.IndexOf("served"), shares.Served(served, Lane.Bulk)));
-        int anew = shares.IndexOf("tenant 0");
-        Assert.Equal(0, shares.Served(anew, Lane.Bulk));
-    }
-
-    [Fact]
     public void Accounts_are_those_of_a_plain_table()
     {
         var random = new Random(11);

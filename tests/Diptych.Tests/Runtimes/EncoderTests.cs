@@ -58,7 +58,7 @@ public sealed class EncoderTests
         await using var service = new InferenceService([], TimeProvider.System);
         using var preparation = new PreparationPool();
         var encoder = DualEncoder.Open("tiny", folder, service, new SkiaImageDecoder(), preparation);
-        float[] wide = await encoder.EmbedImageAsync(await File.ReadAllBytesAsync(Shared.Require("samples", "rocket.jpg"), TestContext.Current.CancellationToken), Lane.Interactive, TestContext.Current.CancellationToken);
+        float[] wide = await encoder.EmbedImageAsync(await File.ReadAllBytesAsync(Shared.Require("samples", "rocket.jpg"), TestContext.Current.CancellationToken), Lane.Bulk, TestContext.Current.CancellationToken);
         Assert.Equal(1, wide.Sum(x => x * x), 1e-4);
         Directory.Delete(folder, recursive: true);
 
@@ -119,12 +119,12 @@ public sealed class EncoderTests
         string folder = Path.GetDirectoryName(Shared.Require("golden", "tiny", "clip", "config.json"))!;
         var encoder = DualEncoder.Open("tiny", folder, service, new SkiaImageDecoder(), preparation);
         byte[] cat = await File.ReadAllBytesAsync(Shared.Require("samples", "chelsea.png"), TestContext.Current.CancellationToken);
-        float[] first = await encoder.EmbedImageAsync(cat, Lane.Interactive, TestContext.Current.CancellationToken);
+        float[] first = await encoder.EmbedImageAsync(cat, Lane.Bulk, TestContext.Current.CancellationToken);
         Assert.Equal((24, 24), (encoder.Dimensions, first.Length));
         Assert.Equal(1, first.Sum(x => x * x), 1e-4);
         Assert.Equal(first, await encoder.EmbedImageAsync(cat, Lane.Bulk, TestContext.Current.CancellationToken));
-        await Assert.ThrowsAsync<Diptych.Core.InvalidRequestException>(() => encoder.EmbedTextAsync("a cat", Lane.Interactive, TestContext.Current.CancellationToken));
-        await Assert.ThrowsAsync<Diptych.Core.UnreadableException>(() => encoder.EmbedImageAsync([1, 2, 3], Lane.Interactive, TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<Diptych.Core.InvalidRequestException>(() => encoder.EmbedTextAsync("a cat", Lane.Bulk, TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<Diptych.Core.UnreadableException>(() => encoder.EmbedImageAsync([1, 2, 3], Lane.Bulk, TestContext.Current.CancellationToken));
     }
 
     [Fact]

@@ -43,11 +43,11 @@ public sealed class ExportedPairTests : IDisposable
         int[] ids = tokenizer.Encode("the engine");
         float[] sum = new float[3];
         Array.ForEach(ids, id => TensorPrimitives.Add<float>(sum, vectors.AsSpan(3 * id, 3), sum));
-        AssertClose(Unit(sum), await encoder.EmbedTextAsync("the engine", Lane.Interactive, Stop));
+        AssertClose(Unit(sum), await encoder.EmbedTextAsync("the engine", Lane.Bulk, Stop));
 
         // A picture of one colour, scaled as the config says.
         byte[] picture = Bmp(200, 100, 50);
-        AssertClose(Unit([((200 / 255f) - 0.5f) / 0.25f, ((100 / 255f) - 0.5f) / 0.25f, ((50 / 255f) - 0.5f) / 0.25f]), await encoder.EmbedImageAsync(picture, Lane.Interactive, Stop));
+        AssertClose(Unit([((200 / 255f) - 0.5f) / 0.25f, ((100 / 255f) - 0.5f) / 0.25f, ((50 / 255f) - 0.5f) / 0.25f]), await encoder.EmbedImageAsync(picture, Lane.Bulk, Stop));
     }
 
     [Fact]
@@ -73,11 +73,11 @@ public sealed class ExportedPairTests : IDisposable
 
         // Twenty by ten pixels fill three rows of five patches.
         float[] colour = [.. new[] { 200, 100, 50 }.Select(v => 15 * ((v / 255f) - 0.5f) / 0.5f)];
-        AssertClose(Unit([.. colour, 3, 5]), await encoder.EmbedImageAsync(Bmp(200, 100, 50), Lane.Interactive, Stop));
+        AssertClose(Unit([.. colour, 3, 5]), await encoder.EmbedImageAsync(Bmp(200, 100, 50), Lane.Bulk, Stop));
 
         float[] sum = new float[5];
         Array.ForEach([5, 4, 1, .. new int[61]], id => TensorPrimitives.Add<float>(sum, vectors.AsSpan(5 * id, 5), sum));
-        AssertClose(Unit(sum), await encoder.EmbedTextAsync("AB A", Lane.Interactive, Stop));
+        AssertClose(Unit(sum), await encoder.EmbedTextAsync("AB A", Lane.Bulk, Stop));
     }
 
     [Fact]

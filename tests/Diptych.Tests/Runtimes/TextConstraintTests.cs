@@ -156,26 +156,6 @@ public sealed class TextConstraintTests
     }
 
     [Fact]
-    public void States_that_double_are_forgotten_before_they_fill_the_memory()
-    {
-        TextConstraint constraint = TextConstraint.OfRegex("[ab]*a[ab]{1500}", new TokenTrie(Vocabulary));
-        TextConstraint.Position position = constraint.Begin();
-        var random = new Random(3);
-        float[] logits = new float[Vocabulary.Length];
-        for (int i = 0; i < 8_000; i++)
-        {
-            Array.Clear(logits);
-            position.Mask(logits, Ends, 20_000);
-            Assert.Equal(0, logits['a' + 1]);
-            Assert.Equal(0, logits['b' + 1]);
-            Assert.Equal(float.NegativeInfinity, logits['c' + 1]);
-            position.Advance([random.Next(2) == 0 ? (byte)'a' : (byte)'b']);
-        }
-        long held = GC.GetTotalMemory(forceFullCollection: true);
-        Assert.True(held < 400 << 20, $"{held >> 20} MiB are held");
-    }
-
-    [Fact]
     [Trait("Needs", "shared")]
     public async Task A_model_writes_what_is_asked_for_in_the_form_that_is_asked_for_even_where_tokens_are_few()
     {
